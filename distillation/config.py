@@ -1,0 +1,382 @@
+"""Every setting of the system: frozen pydantic models, one a concern, unknown keys refused.
+
+A YAML under `configs/` is the only interface; `parse_settings` turns its mapping into `Settings` before
+anything is downloaded or trained, and turns pydantic's report into one line a person can act on.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from distillation.errors import SettingsError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+AlignerName = Literal["prefix", "shared", "truncate", "pad"]
+DivergenceName = Literal[
+    "forward_kl", "reverse_kl", "jensen_shannon", "skewed_forward_kl", "skewed_reverse_kl", "total_variation"
+]
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, and an unknown key is an error rather than a silent no-op."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+# --------------------------------------------------------------------------------------------- corpus
+
+
+class HubSource(Section):
+    """A dataset of the Hugging Face hub, read as Parquet or text files at one pinned revision."""
+
+    kind: Literal["hub"] = "hub"
+    path: str
+    """Repository of the dataset, for example `Salesforce/wikitext`."""
+    name: str | None = None
+    """Configuration of the dataset, for example `wikitext-2-raw-v1`."""
+    split: str = "train"
+    """Split to read; the held-out part is always made from it by content hash."""
+    revision: str = "main"
+    """Branch, tag or commit. Pin a commit for a result that can be repeated."""
+    data_files: tuple[str, ...] = ()
+    """Only these files of the repository are fetched; empty means what the configuration names."""
+    text_column: str = "text"
+    """Column that holds the text."""
+
+
+class FileSource(Section):
+    """Local documents: a txt, jsonl or parquet file, or a folder of them."""
+
+    kind: Literal["file"] = "file"
+    path: str
+    """File or folder."""
+    text_column: str = "text"
+    """Field that holds the text in jsonl and parquet files."""
+
+
+class DocumentationSource(Section):
+    """Docstrings and language reference of this very Python installation: always there, no network."""
+
+    kind: Literal["documentation"] = "documentation"
+
+
+HUB_PRESETS: dict[str, dict[str, Any]] = {
+    "wikitext": {
+        "kind": "hub",
+        "path": "Salesforce/wikitext",
+        "name": "wikitext-2-raw-v1",
+        "revision": "b08601e04326c79dfdd32d625aee71d232d685c3",
+    },
+    "openwebtext": {
+        "kind": "hub",
+        "path": "Skylion007/openwebtext",
+        "revision": "main",
+        "data_files": ("plain_text/train-00000-of-00080.parquet",),
+    },
+}
+"""Hub datasets that can be named by one word in `corpus.sources`."""
+
+
+def _expand_source(value: Any) -> Any:
+    """Turn the short form of a source, one word, into its settings."""
+    if not isinstance(value, str):
+        return value
+    if value == "documentation":
+        return {"kind": "documentation"}
+    if value in HUB_PRESETS:
+        return HUB_PRESETS[value]
+    known = ", ".join(["documentation", *HUB_PRESETS])
+    raise ValueError(f"unknown source; use one of {known}, or a mapping with kind: hub or kind: file")
+
+
+Source = Annotated[
+    Annotated[HubSource | FileSource | DocumentationSource, Field(discriminator="kind")],
+    BeforeValidator(_expand_source),
+]
+
+
+class ContractSettings(Section):
+    """The data contract: what a source must satisfy to be accepted."""
+
+    min_documents: PositiveInt = 20
+    """Fewest training documents; a source with fewer is refused."""
+    min_held_out_documents: PositiveInt = 2
+    """Fewest held-out documents."""
+    min_median_characters: PositiveInt = 40
+    """Least median length of a document, in characters: catches a wrong text column."""
+    max_empty_share: Share = 0.0
+    """Largest share of documents without any text left after cleaning."""
+    max_duplicate_share: Share = 0.1
+    """Largest share of source documents that repeat another one; repeats are dropped in any case."""
+    max_leaked_share: Share = 0.2
+    """A held-out document leaks when more than this share of its long n-grams stands in training documents."""
+    max_leaking_documents_share: Share = 0.05
+    """Largest share of held-out documents that leak."""
+    max_unknown_share: Share = 0.01
+    """Largest share of a tokenizer's tokens that are unknown tokens or byte fallbacks."""
+
+
+class CorpusSettings(Section):
+    """Where text comes from, how much of it, and what it must satisfy."""
+
+    sources: tuple[Source, ...] = (DocumentationSource(),)
+    """Tried in order; the first that loads and passes the contract is used, and the reasons are kept."""
+    max_train_bytes: PositiveInt | None = 4_000_000
+    """Stop adding training documents at this many UTF-8 bytes. None reads all."""
+    max_held_out_bytes: PositiveInt | None = 200_000
+    """Likewise for the held-out documents, which decide every comparison."""
+    held_out_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    """Share of the hash space, so about the share of documents, that is held out."""
+    min_document_characters: PositiveInt = 200
+    """Shorter documents are dropped while loading."""
+    hub_timeout: Annotated[float, Field(gt=0.0, le=60.0)] = 4.0
+    """Seconds to wait for the hub's first answer before the next source is tried."""
+    contract: ContractSettings = ContractSettings()
+    """What a source must satisfy."""
+
+    @field_validator("sources")
+    @classmethod
+    def _at_least_one(cls, sources: tuple[Source, ...]) -> tuple[Source, ...]:
+        if not sources:
+            raise ValueError("name at least one source, for example [documentation]")
+        return sources
+
+
+# --------------------------------------------------------------------------------------------- models
+
+
+class ModelReference(Section):
+    """One causal language model with its tokenizer."""
+
+    path: str = "sample"
+    """Directory or hub repository; `sample` is the embedded model of this role."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub. Not used for directories."""
+    trust_remote_code_of: str | None = None
+    """`repository@revision`: only when it names exactly this path and revision is code of the repository run."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the weights in memory; `auto` takes the fastest sound one that the probe finds."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """Attention implementation; `auto` takes the fastest that works and gives what the objective needs."""
+
+    @model_validator(mode="after")
+    def _remote_code_is_named_exactly(self) -> ModelReference:
+        if self.trust_remote_code_of is not None:
+            if self.revision is None:
+                raise ValueError("trust_remote_code_of needs revision to be a commit; set revision")
+            if self.trust_remote_code_of != f"{self.path}@{self.revision}":
+                raise ValueError(f"trust_remote_code_of must be exactly {self.path}@{self.revision}")
+        return self
+
+
+class ModelSettings(Section):
+    """The pair."""
+
+    teacher: ModelReference = ModelReference()
+    """The model that is learned from."""
+    student: ModelReference = ModelReference()
+    """The model that learns; it keeps its own tokenizer."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where both run; `auto` takes an accelerator whose kernels work, else the processor."""
+
+
+# ------------------------------------------------------------------------------- alignment, objective
+
+
+class AlignmentSettings(Section):
+    """How a teacher's distribution becomes a target over the student's vocabulary."""
+
+    strategy: AlignerName = "prefix"
+    """`prefix` and `shared` are sound across tokenizers; `truncate` and `pad` are controls."""
+
+
+class ObjectiveSettings(Section):
+    """What the student minimises: (1 - w) x cross-entropy on the text + w x divergence from the teacher."""
+
+    distillation_weight: Share = 0.8
+    """w. 0 trains on text alone and never loads the teacher."""
+    divergence: DivergenceName = "forward_kl"
+    """Divergence between the teacher's target and the student."""
+    skew: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Share of the other distribution mixed in by the skewed divergences (DistiLLM)."""
+    temperature: Annotated[float, Field(ge=0.1, le=20.0)] = 1.0
+    """Softens both distributions; the divergence is multiplied by its square."""
+    chunk_size: PositiveInt | None = None
+    """Positions whose logits exist at a time; None chooses from the vocabularies and free memory."""
+
+
+# ------------------------------------------------------------------------------------------- training
+
+
+class TrainingSettings(Section):
+    """The run: windows, optimiser, schedule, checkpoints."""
+
+    num_epochs: PositiveFloat = 1.0
+    """Passes over the training documents. Ignored when `max_steps` is set."""
+    max_steps: PositiveInt | None = None
+    """Optimiser steps; None derives them from `num_epochs`."""
+    batch_size: PositiveInt = 8
+    """Windows a device and step."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Batches whose gradients are added before one optimiser step."""
+    max_length: Annotated[int, Field(ge=16)] = 256
+    """Longest window, in tokens of either tokenizer."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
+    """Peak learning rate of AdamW."""
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    """Shape of the learning rate after the warm-up."""
+    warmup_share: Share = 0.05
+    """Share of the steps in which the learning rate rises from zero."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Decoupled weight decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are scaled down to this norm."""
+    evaluations: PositiveInt = 4
+    """How often, evenly spread, the held-out bits per byte are measured and a checkpoint is written."""
+    gradient_checkpointing: bool = False
+    """Recompute the student's activations in the backward pass: slower, much smaller."""
+    output_dir: str = "outputs/jobs"
+    """Folder of the job directories."""
+    keep_checkpoints: PositiveInt = 2
+    """Checkpoints kept in a job directory besides the best one."""
+
+
+class EvaluationSettings(Section):
+    """How students are compared."""
+
+    controls: tuple[Literal["text_only", "truncate"], ...] = ("text_only", "truncate")
+    """Students trained beside the distilled one, from the same start on the same windows."""
+    max_length: Annotated[int, Field(ge=16)] = 256
+    """Window of the bits-per-byte measure, in tokens."""
+    stride: PositiveInt = 192
+    """Tokens scored by a window; the others of the window are context."""
+    batch_size: PositiveInt = 16
+    """Windows evaluated at a time."""
+    prompts: tuple[str, ...] = (
+        "Return a new list containing",
+        "The function raises ValueError if",
+        "Parameters\n----------\n",
+    )
+    """Beginnings that every model continues in the report."""
+    num_new_tokens: NonNegativeInt = 48
+    """Length of a continuation, in the model's own tokens."""
+
+    @model_validator(mode="after")
+    def _stride_within_window(self) -> EvaluationSettings:
+        if self.stride >= self.max_length:
+            raise ValueError(
+                f"stride must be less than max_length ({self.max_length}); lower evaluation.stride"
+            )
+        return self
+
+
+class TrackingSettings(Section):
+    """Where runs are recorded."""
+
+    experiment: str = "student-aware-distillation"
+    """MLflow experiment, and name of the registered model's family."""
+    uri: str | None = None
+    """MLflow tracking server; None uses the active ZenML stack's experiment tracker."""
+
+
+class Settings(Section):
+    """All settings of the distillation pipeline."""
+
+    seed: NonNegativeInt = 0
+    """Seeds data order and initialisation; same seed, same weights to the bit on a processor."""
+    corpus: CorpusSettings = CorpusSettings()
+    models: ModelSettings = ModelSettings()
+    alignment: AlignmentSettings = AlignmentSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+class PromotionSettings(Section):
+    """The gate between a finished run and the champion."""
+
+    experiment: str = "student-aware-distillation"
+    """MLflow experiment whose runs compete."""
+    uri: str | None = None
+    """MLflow tracking server; None uses the active ZenML stack's experiment tracker."""
+    model_name: str = "student"
+    """Name in the model registry; the champion is `models:/NAME@champion`."""
+    metric: str = "distilled.bits_per_byte"
+    """Metric that ranks runs; lower is better unless `higher_is_better`."""
+    higher_is_better: bool = False
+    """Direction of `metric`."""
+    control_metric: str = "text_only.bits_per_byte"
+    """The same measure of the text-only control of the same run, which must be beaten."""
+    control_margin: NonNegativeFloat = 0.005
+    """By how much, relative, the control must be beaten."""
+    champion_margin: NonNegativeFloat = 0.0
+    """By how much, relative, the current champion must be beaten."""
+
+
+# ------------------------------------------------------------------------------------------- checking
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def parse_settings(raw: Mapping[str, Any], kind: type[SectionType] = Settings) -> SectionType:  # type: ignore[assignment]
+    """Check `raw` and return the frozen settings of `kind`.
+
+    Raises:
+        SettingsError: one line that names each faulty setting, its value and the remedy.
+    """
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as report:
+        lines = [_explain(kind, error) for error in report.errors()]
+        raise SettingsError("; ".join(dict.fromkeys(lines))) from None
+
+
+def _explain(kind: type[Section], error: Any) -> str:
+    """Turn one entry of pydantic's report into `name = value: what is wrong, what to do`."""
+    # Tags of discriminated unions stand in the location but are no keys of the YAML.
+    path = [str(part) for part in error["loc"] if part not in ("hub", "file", "documentation")]
+    name = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        names = list(_section_at(kind, path[:-1]).model_fields)
+        close = difflib.get_close_matches(path[-1], names, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(names)}"
+        return f"unknown setting {name} = {error['input']!r}: {hint}"
+    if error["type"] == "missing":
+        return f"setting {name} is missing: give it a value"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if error["msg"].startswith("Input should be "):
+        message = f"must be {message}"
+    return f"setting {name or kind.__name__} = {_short(error['input'])}: {message}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _section_at(kind: type[Section], path: list[str]) -> type[Section]:
+    """Return the section that `path` leads to from `kind`, or the deepest one that is known."""
+    section = kind
+    for part in path:
+        field = section.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            section = annotation
+    return section

@@ -1,0 +1,84 @@
+"""Next-token logits of a causal language model at chosen positions, a chunk of positions at a time.
+
+The logits of a batch are the largest tensor of an evaluation: 16 windows of 256 positions over 151,936 tokens
+are 2.5 GB in float32. So the body of the model runs once and gives hidden states, and the output layer is
+applied to few positions at a time.
+
+Some architectures change the logits after the output layer (a soft cap, a scale). Whether the output layer on
+the hidden states is what the model itself returns is *tested* on a short probe, never assumed; where it is not,
+the model's own forward pass is used.
+
+Letters: B batch, T positions, D width, V vocabulary, N positions that are used.
+Invariant (tests): both paths give the model's own logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+CHUNK_ELEMENTS = 8_000_000
+"""Logits that exist at a time: 32 MB in float32."""
+
+
+class LogitsReader:
+    """Reads the logits of `model` position by position.
+
+    Use it as `states = reader.states(ids_BT, mask_BT)`, then `reader.logits(states[positions])` on at most
+    `reader.chunk_size` positions at a time. `states` are hidden states (B, T, D), or the model's own logits
+    (B, T, V) where the output layer alone does not give them; the caller need not know which.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.head = model.get_output_embeddings()
+        self.device: torch.device = next(model.parameters()).device
+        self.is_split = self._head_gives_the_logits()
+
+    @property
+    def chunk_size(self) -> int:
+        """Positions whose float32 logits may exist at a time."""
+        vocabulary = self.head.weight.shape[0] if self.head is not None else self.model.config.vocab_size
+        return max(1, CHUNK_ELEMENTS // vocabulary)
+
+    def states(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Return (B, T, ·) from which `logits` reads; padding is on the right, where `mask_BT` is 0."""
+        inputs = {"input_ids": ids_BT.to(self.device), "attention_mask": mask_BT.to(self.device)}
+        if self.is_split:
+            return self.model.base_model(**inputs, use_cache=False).last_hidden_state
+        return self.model(**inputs, use_cache=False).logits
+
+    def logits(self, states_ND: Tensor) -> Tensor:
+        """Return the float32 logits (N, V) of positions taken from `states`."""
+        return (self.head(states_ND) if self.is_split else states_ND).float()
+
+    def _head_gives_the_logits(self) -> bool:
+        import torch
+
+        if self.head is None or self.model.base_model is self.model:
+            return False
+        ids_BT = torch.arange(4, device=self.device)[None] % self.head.weight.shape[0]
+        with torch.inference_mode(), evaluating(self.model):
+            states = self.model.base_model(input_ids=ids_BT, use_cache=False)
+            states = getattr(states, "last_hidden_state", None)
+            if states is None or states.shape[-1] != self.head.weight.shape[1]:
+                return False
+            own = self.model(input_ids=ids_BT, use_cache=False).logits
+            logits = self.head(states)
+        return logits.shape == own.shape and torch.allclose(logits.float(), own.float(), rtol=1e-3, atol=1e-3)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Put `model` into evaluation mode, and back afterwards: a trainer may be in the middle of an epoch."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

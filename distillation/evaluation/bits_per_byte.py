@@ -5,12 +5,12 @@
 Perplexities of models with different tokenizers cannot be compared, as their tokens differ in length; bytes
 are the same for everyone. Whole documents count: a start token is put before the text so that its first token
 has a prediction, and a document longer than a window is read by sliding windows. A window holds `max_length`
-tokens, the first scores all it holds, each further one scores the next `stride` tokens with the others as left
-context.
+tokens, the first scores all it holds, each further one scores the next `stride` tokens with the others as
+left context.
 
 Tokens whose string is a special token's (a literal `<|endoftext|>` in a text) are spelt out like other text.
-Without a start token nothing predicts the first token of a document: its tokens are not scored, *its bytes are
-not counted*, and `num_unscored_bytes` says how many those were.
+Without a start token nothing predicts the first token of a document: it is not scored, *its bytes are not
+counted*, and `num_unscored_bytes` says how many those were.
 
 Letters: B windows of a batch, T positions, V vocabulary, N scored positions.
 Invariants (tests): every token is scored exactly once; the result does not depend on the batch size or on

@@ -5,8 +5,8 @@ are 2.5 GB in float32. So the body of the model runs once and gives hidden state
 applied to few positions at a time.
 
 Some architectures change the logits after the output layer (a soft cap, a scale). Whether the output layer on
-the hidden states is what the model itself returns is *tested* on a short probe, never assumed; where it is not,
-the model's own forward pass is used.
+the hidden states is what the model itself returns is *tested* on a short probe, never assumed; where it is
+not, the model's own forward pass is used.
 
 Letters: B batch, T positions, D width, V vocabulary, N positions that are used.
 Invariant (tests): both paths give the model's own logits.

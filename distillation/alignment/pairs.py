@@ -1,0 +1,223 @@
+"""One text under two tokenizers: ids and byte ends that provably speak of the same bytes.
+
+Tokenizers change text before they split it: Unicode normalisation, a space put in front (dummy prefix), lower
+case. Both sides must read the *same* bytes, so the text is first brought to a fixpoint of both normalisers,
+and if one side puts a space in front, the other is given that space.
+
+Invariant: of every pair returned, both id sequences join to the same byte string, and the last end of either
+side is its length. Whatever cannot be brought there is refused and counted by cause, never aligned wrongly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distillation.alignment.token_bytes import (
+    SPACE_MARK,
+    TokenBytes,
+    backend_of,
+    components,
+    tokens_as_bytes,
+)
+
+MAX_ROUNDS = 4
+"""Normalisers that still change each other's output after so many rounds are not going to agree."""
+UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """A text in the tokens of one tokenizer: no start token, no special tokens."""
+
+    ids: np.ndarray
+    """int32 (num_tokens,)."""
+    ends: np.ndarray
+    """int32 (num_tokens,): where each token ends, in bytes of the common text."""
+
+    @property
+    def begins(self) -> np.ndarray:
+        """int32 (num_tokens,): where each token begins, in bytes."""
+        return np.concatenate([np.zeros(1, dtype=self.ends.dtype), self.ends[:-1]])[: len(self.ends)]
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """The same bytes in the tokens of the teacher and of the student."""
+
+    teacher: EncodedText
+    student: EncodedText
+    num_bytes: int
+    """Length of the common text in UTF-8."""
+
+
+class PairEncoder:
+    """Encodes texts with both tokenizers at once.
+
+    Args:
+        teacher_tokenizer: fast tokenizer of transformers, or a `tokenizers.Tokenizer`.
+        student_tokenizer: likewise.
+
+    Raises:
+        AlignmentError: a tokenizer's tokens cannot be turned into bytes.
+    """
+
+    def __init__(self, teacher_tokenizer: Any, student_tokenizer: Any) -> None:
+        self.teacher_bytes = tokens_as_bytes(teacher_tokenizer)
+        self.student_bytes = tokens_as_bytes(student_tokenizer)
+        self._teacher = plain_backend(teacher_tokenizer)
+        self._student = plain_backend(student_tokenizer)
+        self._normalisers = [
+            normalise
+            for backend, tokens in ((self._teacher, self.teacher_bytes), (self._student, self.student_bytes))
+            if (normalise := content_normaliser(backend, tokens.family)) is not None
+        ]
+        self.refusals: Counter[str] = Counter()
+        """Texts refused so far, by cause."""
+
+    def encode(self, texts: Sequence[str]) -> list[EncodedPair | None]:
+        """Encode `texts`; None stands for a text that was refused (see `refusals`)."""
+        results: list[EncodedPair | None] = [None] * len(texts)
+        prepared = [
+            (index, text) for index, text in enumerate(map(self.normalise, texts)) if text is not None
+        ]
+        batch = [text for _, text in prepared]
+        teacher, student = encode_ids(self._teacher, batch), encode_ids(self._student, batch)
+        for (index, text), teacher_ids, student_ids in zip(prepared, teacher, student, strict=True):
+            outcome = self._pair(text, teacher_ids, student_ids)
+            if isinstance(outcome, str):
+                self.refusals[outcome] += 1
+            else:
+                results[index] = outcome
+        return results
+
+    def normalise(self, text: str) -> str | None:
+        """Return the form of `text` that neither normaliser changes; None, counted, if there is none."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            self.refusals["not valid Unicode"] += 1
+            return None
+        for _ in range(MAX_ROUNDS):
+            changed = text
+            for normalise in self._normalisers:
+                changed = normalise(changed)
+            if changed == text:
+                break
+            text = changed
+        else:
+            self.refusals["normalisers disagree"] += 1
+            return None
+        if not text:
+            self.refusals["empty"] += 1
+            return None
+        return text
+
+    def _pair(self, text: str, teacher_ids: list[int], student_ids: list[int]) -> EncodedPair | str:
+        """Pair the ids of one text, or return the cause of its refusal."""
+        teacher, student = (
+            _join(self.teacher_bytes, teacher_ids, text),
+            _join(self.student_bytes, student_ids, text),
+        )
+        if isinstance(teacher, bytes) and isinstance(student, bytes) and teacher != student:
+            # One side put a space in front: give that space to the other side too.
+            if teacher == b" " + student:
+                student_ids = encode_ids(self._student, [" " + text])[0]
+                student = _join(self.student_bytes, student_ids, text)
+            elif student == b" " + teacher:
+                teacher_ids = encode_ids(self._teacher, [" " + text])[0]
+                teacher = _join(self.teacher_bytes, teacher_ids, text)
+        if isinstance(teacher, str):
+            return f"{teacher} (teacher)"
+        if isinstance(student, str):
+            return f"{student} (student)"
+        if teacher != student:
+            expected = text.encode("utf-8")
+            side = "student" if teacher.removeprefix(b" ") == expected.removeprefix(b" ") else "teacher"
+            return f"tokens do not give the text back ({side})"
+        return EncodedPair(
+            teacher=_encoded(self.teacher_bytes, teacher_ids),
+            student=_encoded(self.student_bytes, student_ids),
+            num_bytes=len(teacher),
+        )
+
+
+def plain_backend(tokenizer: Any) -> Any:
+    """Return the Rust tokenizer of `tokenizer`, as a copy if it is set to pad or to cut texts."""
+    backend = backend_of(tokenizer)
+    if backend.padding is None and backend.truncation is None:
+        return backend
+    copy = type(backend).from_str(backend.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    return copy
+
+
+def encode_ids(backend: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of each text, without special tokens around them."""
+    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def content_normaliser(backend: Any, family: str) -> Callable[[str], str] | None:
+    """Return what the tokenizer does to a text's *content* before it splits it; None if nothing.
+
+    Left out is what only writes the same content in another alphabet: `▁` for a space, the space in
+    front, the byte alphabet. WordPiece drops the spacing between words, so its content is the words with
+    one space between them.
+    """
+    parts = [part for part in components(backend, "normalizer") if not _is_spelling(part)]
+    steps: list[Callable[[str], str]] = []
+    if parts:
+        steps.append(_run_parts(parts))
+    if family == "wordpiece" and backend.pre_tokenizer is not None:
+        split = backend.pre_tokenizer.pre_tokenize_str
+        steps.append(lambda text: " ".join(piece for piece, _ in split(text)))
+    if not steps:
+        return None
+
+    def normalise(text: str) -> str:
+        for step in steps:
+            text = step(text)
+        return text
+
+    return normalise
+
+
+def _run_parts(parts: list[dict[str, Any]]) -> Callable[[str], str]:
+    from tokenizers import normalizers
+
+    rust = normalizers.Sequence([])
+    rust.__setstate__(json.dumps({"type": "Sequence", "normalizers": parts}).encode("utf-8"))
+    only_unicode_forms = all(part["type"] in UNICODE_FORMS for part in parts)
+
+    def run(text: str) -> str:
+        return text if only_unicode_forms and text.isascii() else rust.normalize_str(text)
+
+    return run
+
+
+def _is_spelling(part: dict[str, Any]) -> bool:
+    if part["type"] in ("Prepend", "ByteLevel"):
+        return True
+    return part["type"] == "Replace" and SPACE_MARK in part.get("content", "")
+
+
+def _join(tokens: TokenBytes, ids: list[int], text: str) -> bytes | str:
+    """Return the bytes of `ids`, or the cause why there are none."""
+    pieces = list(map(tokens.table.__getitem__, ids))
+    if None not in pieces:
+        return b"".join(pieces)  # type: ignore[arg-type]
+    culprit = ids[pieces.index(None)]
+    # The unknown token may be a special one too: what tells them apart is whether it was written out.
+    written = any(string in text for string, index in tokens.special_strings.items() if index == culprit)
+    return "special token in the text" if written else "unknown token"
+
+
+def _encoded(tokens: TokenBytes, ids: list[int]) -> EncodedText:
+    array = np.asarray(ids, dtype=np.int32)
+    return EncodedText(ids=array, ends=np.cumsum(tokens.lengths[array], dtype=np.int32))

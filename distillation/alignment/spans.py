@@ -1,0 +1,163 @@
+"""Where the tokens of a teacher and a student stand over the same bytes.
+
+Legend: B windows, T positions (student tokens), the letters stand at the end of a name.
+
+A window is `[start] + tokens`, and logits row j predicts token j of the list, so a position *begins* at the byte
+where token j begins: begin(j) = end(j - 1), begin(0) = 0. Aligning positions by where the predicted token
+begins, and not by where it ends, is the causal shift; being off by one here trains on the wrong rows.
+
+For student position j the conditioning teacher position is the row whose token covers begin(j):
+i = the largest row with begin_teacher(i) <= begin_student(j), and k = begin_student(j) - begin_teacher(i) bytes of
+that token are emitted already. A student token that runs past the teacher token's end also covers the `tail`:
+the further teacher tokens that begin before it ends. All windows are handled at once: each is shifted by its own
+large offset, which turns B sorted lists into one.
+
+Invariants: k = 0 exactly at shared boundaries; groups partition both token lists; all group bytes are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from distillation.alignment.pairs import EncodedPair, EncodedText
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What each student position of a batch learns from; numpy, padded to the longest student window."""
+
+    teacher_position_BT: np.ndarray
+    """int64: row of the teacher's logits; -1 where there is no target."""
+    num_emitted_BT: np.ndarray
+    """int32: bytes of the teacher's token that stand before the student's position; 0 at a shared boundary."""
+    num_tail_BT: np.ndarray
+    """int32: rows `teacher_position + 1 .. + num_tail` are covered too, in whole or in part."""
+    is_one_to_one_BT: np.ndarray
+    """bool: teacher and student token begin and end at the same bytes."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The stretches between neighbouring shared boundaries, over all windows of a batch."""
+
+    window_G: np.ndarray
+    """int64: window of each group."""
+    num_teacher_tokens_G: np.ndarray
+    """int64: at least 1."""
+    num_student_tokens_G: np.ndarray
+    """int64: at least 1."""
+
+    def count(self, teacher: str, student: str) -> int:
+        """Return the number of groups of a kind, for example `count("1", "n")`; "n" means more than one."""
+        sides = ((teacher, self.num_teacher_tokens_G), (student, self.num_student_tokens_G))
+        chosen = [sizes == 1 if word == "1" else sizes > 1 for word, sizes in sides]
+        return int(np.count_nonzero(chosen[0] & chosen[1]))
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The tokens of all windows of one side in one list, each window shifted to its own range of bytes."""
+
+    begins: np.ndarray
+    ends: np.ndarray
+    window: np.ndarray
+    position: np.ndarray
+    num_tokens: np.ndarray
+    first: np.ndarray
+
+
+def align_spans(pairs: Sequence[EncodedPair]) -> Alignment:
+    """Align every student position of `pairs` with the teacher's row that covers its first byte.
+
+    The windows of a pair start at the same byte but may be cut at different ones: a student position has no
+    target unless the teacher's tokens reach the end of the student's token.
+    """
+    num_windows = len(pairs)
+    longest = max((len(pair.student.ids) for pair in pairs), default=0)
+    shape = (num_windows, longest)
+    alignment = Alignment(
+        teacher_position_BT=np.full(shape, -1, dtype=np.int64),
+        num_emitted_BT=np.zeros(shape, dtype=np.int32),
+        num_tail_BT=np.zeros(shape, dtype=np.int32),
+        is_one_to_one_BT=np.zeros(shape, dtype=bool),
+    )
+    teacher, student = _both_sides(pairs)
+    if len(student.begins) == 0 or len(teacher.begins) == 0:
+        return alignment
+    row = np.searchsorted(teacher.begins, student.begins, side="right") - 1
+    last_row = np.searchsorted(teacher.begins, student.ends, side="left") - 1
+    reach = np.where(
+        teacher.num_tokens > 0, teacher.ends[np.maximum(teacher.first + teacher.num_tokens - 1, 0)], -1
+    )
+    # Beyond the teacher's last byte a row of the same window would be found all the same; it predicts nothing.
+    used = (student.ends <= reach[student.window]) & (row >= 0)
+    row, last_row, at = row[used], last_row[used], (student.window[used], student.position[used])
+    alignment.teacher_position_BT[at] = teacher.position[row]
+    alignment.num_emitted_BT[at] = student.begins[used] - teacher.begins[row]
+    alignment.num_tail_BT[at] = last_row - row
+    alignment.is_one_to_one_BT[at] = (student.begins[used] == teacher.begins[row]) & (
+        student.ends[used] == teacher.ends[row]
+    )
+    return alignment
+
+
+def align_by_index(pairs: Sequence[EncodedPair]) -> Alignment:
+    """Pair position j with row j, as scripts do that take equal tokenizers for granted: a control."""
+    spans = align_spans(pairs)
+    num_windows, longest = spans.teacher_position_BT.shape
+    position = np.broadcast_to(np.arange(longest), (num_windows, longest))
+    num_both = [min(len(pair.teacher.ids), len(pair.student.ids)) for pair in pairs]
+    used = position < np.array(num_both, dtype=np.int64)[:, None]
+    return Alignment(
+        teacher_position_BT=np.where(used, position, -1).astype(np.int64),
+        num_emitted_BT=np.zeros_like(spans.num_emitted_BT),
+        num_tail_BT=np.zeros_like(spans.num_tail_BT),
+        is_one_to_one_BT=used & spans.is_one_to_one_BT & (spans.teacher_position_BT == position),
+    )
+
+
+def group_spans(pairs: Sequence[EncodedPair]) -> Groups:
+    """Return the groups between shared boundaries; what follows the last shared boundary is in no group."""
+    teacher, student = _both_sides(pairs)
+    shared = np.intersect1d(teacher.ends, student.ends, assume_unique=True)
+    teacher_index = np.searchsorted(teacher.ends, shared)
+    student_index = np.searchsorted(student.ends, shared)
+    window = student.window[student_index]
+    is_first = np.ones(len(shared), dtype=bool)
+    is_first[1:] = window[1:] != window[:-1]
+
+    def sizes(index: np.ndarray, first: np.ndarray) -> np.ndarray:
+        before = np.concatenate([[-1], index[:-1]]).astype(np.int64)[: len(index)]
+        return index - np.where(is_first, first[window] - 1, before)
+
+    return Groups(
+        window_G=window,
+        num_teacher_tokens_G=sizes(teacher_index, teacher.first),
+        num_student_tokens_G=sizes(student_index, student.first),
+    )
+
+
+def _both_sides(pairs: Sequence[EncodedPair]) -> tuple[_Side, _Side]:
+    last_ends = [side.ends[-1] for pair in pairs for side in (pair.teacher, pair.student) if len(side.ends)]
+    # One more than the longest window, so that the end of a window is not the begin of the next one.
+    stride = int(max(last_ends, default=0)) + 1
+    return (
+        _one_side([pair.teacher for pair in pairs], stride),
+        _one_side([pair.student for pair in pairs], stride),
+    )
+
+
+def _one_side(texts: Sequence[EncodedText], stride: int) -> _Side:
+    num_tokens = np.array([len(text.ids) for text in texts], dtype=np.int64)
+    first = np.cumsum(num_tokens) - num_tokens
+    window = np.repeat(np.arange(len(texts)), num_tokens)
+    position = np.arange(int(num_tokens.sum())) - first[window]
+    empty = np.zeros(0, dtype=np.int64)
+    ends = np.concatenate([empty, *(text.ends for text in texts)]).astype(np.int64)
+    begins = np.concatenate([np.zeros(1, dtype=np.int64), ends[:-1]])[: len(ends)]
+    begins = np.where(position == 0, 0, begins)
+    shift = window * stride
+    return _Side(begins + shift, ends + shift, window, position, num_tokens, first)

@@ -1,0 +1,256 @@
+"""Tokens as byte strings: the common ground on which two tokenizers can be compared.
+
+A text is a string of bytes, and every ordinary token of a tokenizer stands for a byte string, so that
+the concatenation over a text's tokens is the text. Families, told apart by the tokenizer's own components:
+
+- byte-level BPE (GPT-2, Llama 3, Qwen): each character of a token names one byte in GPT-2's alphabet;
+- SentencePiece BPE and Unigram (Llama 2, Gemma, T5): `▁` is a space, `<0xNN>` is one byte;
+- WordPiece (BERT): `##ing` continues a word, any other token starts one and so carries a space before it.
+
+Special tokens and unknown tokens have no bytes. Added tokens that are not special are their own text.
+
+Invariant: for a text that `PairEncoder` accepts, joining `table[id]` over its ids gives its bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from distillation.errors import AlignmentError
+
+SPACE_MARK = "▁"
+BYTE_FALLBACK = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
+
+
+@dataclass(frozen=True)
+class TokenBytes:
+    """The byte string of every id of one tokenizer."""
+
+    table: tuple[bytes | None, ...]
+    """Per id; None for a special token, an unknown token, or a row without a token."""
+    special_ids: frozenset[int]
+    """Ids that stand for no text: control tokens and the unknown token."""
+    family: str
+    """`byte_level_bpe`, `sentencepiece_bpe`, `sentencepiece_unigram` or `wordpiece`."""
+    lengths: np.ndarray
+    """int32 (num_tokens,): bytes of each token, 0 where the table has None."""
+    byte_fallback_ids: frozenset[int] = frozenset()
+    """Ids of `<0xNN>` tokens: another token may have the same byte and is then the usual one."""
+    special_strings: dict[str, int] = field(default_factory=dict)
+    """Text of each special token -> id."""
+    special_roles: dict[str, int] = field(default_factory=dict)
+    """`bos`, `eos`, `pad`, `unk` -> id, as far as the tokenizer names them."""
+
+    @functools.cached_property
+    def canonical_ids(self) -> dict[bytes, int]:
+        """Byte string -> the id that the tokenizer itself uses for it (never `<0xNN>` if another exists)."""
+        ids: dict[bytes, int] = {}
+        for index, token in enumerate(self.table):
+            if token and (token not in ids or ids[token] in self.byte_fallback_ids):
+                ids[token] = index
+        return ids
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """16 hex characters that change whenever the meaning of any id does."""
+        content = hashlib.sha256(self.family.encode())
+        for token in self.table:
+            content.update(b"\x00" if token is None else len(token).to_bytes(4, "little") + token + b"\x01")
+        content.update(json.dumps([self.special_strings, self.special_roles], sort_keys=True).encode())
+        return content.hexdigest()[:16]
+
+    def join(self, ids: np.ndarray | list[int]) -> bytes:
+        """Concatenate the bytes of `ids`.
+
+        Raises:
+            TypeError: an id has no bytes.
+        """
+        return b"".join(map(self.table.__getitem__, np.asarray(ids).tolist()))  # type: ignore[arg-type]
+
+
+def tokens_as_bytes(tokenizer: Any) -> TokenBytes:
+    """Return the byte string of every token of `tokenizer` (of transformers, or a `tokenizers.Tokenizer`).
+
+    Raises:
+        AlignmentError: the tokenizer is not a fast one, or of a family whose bytes are not known.
+    """
+    backend = backend_of(tokenizer)
+    family = tokenizer_family(tokenizer)
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    added = backend.get_added_tokens_decoder()
+    special = {index for index, token in added.items() if token.special}
+    special |= {index for index in getattr(tokenizer, "all_special_ids", ()) if index is not None}
+    special |= set(_unknown_ids(backend))
+    num_rows = max([*vocabulary.values(), *added]) + 1 if vocabulary or added else 0
+
+    to_bytes = _converter(backend, family)
+    table: list[bytes | None] = [None] * num_rows
+    fallback: set[int] = set()
+    for token, index in vocabulary.items():
+        if index in special:
+            continue
+        if index in added:
+            table[index] = _added_token_bytes(added[index].content, family)
+            continue
+        table[index] = to_bytes(token)
+        if family.startswith("sentencepiece") and BYTE_FALLBACK.match(token):
+            fallback.add(index)
+    texts = {index: token for token, index in vocabulary.items() if index in special}
+    return TokenBytes(
+        table=tuple(table),
+        special_ids=frozenset(special),
+        family=family,
+        lengths=np.array([len(token) if token else 0 for token in table], dtype=np.int32),
+        byte_fallback_ids=frozenset(fallback),
+        special_strings={texts[index]: index for index in sorted(texts)},
+        special_roles=_special_roles(tokenizer),
+    )
+
+
+def backend_of(tokenizer: Any) -> Any:
+    """Return the Rust tokenizer inside `tokenizer`, or itself if it is one.
+
+    Raises:
+        AlignmentError: there is none (a slow, pure Python tokenizer).
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not hasattr(backend, "encode_batch"):
+        raise AlignmentError(
+            f"tokenizer {_name(tokenizer)} has no fast implementation; "
+            "convert it to a tokenizer.json with transformers and give that directory"
+        )
+    return backend
+
+
+def tokenizer_family(tokenizer: Any) -> str:
+    """Return the family of `tokenizer` by its model, pre-tokenizer, normaliser and decoder.
+
+    Raises:
+        AlignmentError: a family whose tokens cannot be turned into bytes.
+    """
+    backend = backend_of(tokenizer)
+    model = type(backend.model).__name__
+    parts = [p for part in ("pre_tokenizer", "decoder", "normalizer") for p in components(backend, part)]
+    kinds = {part["type"] for part in parts}
+    if model == "WordPiece":
+        return "wordpiece"
+    if model in ("BPE", "Unigram") and "ByteLevel" in kinds:
+        return f"byte_level_{model.lower()}"
+    if model in ("BPE", "Unigram") and (
+        "Metaspace" in kinds or SPACE_MARK in json.dumps(parts, ensure_ascii=False)
+    ):
+        return f"sentencepiece_{model.lower()}"
+    raise AlignmentError(
+        f"tokenizer {_name(tokenizer)} ({model}: {', '.join(sorted(kinds)) or 'no components'}) is of no "
+        "family with known bytes; use a byte-level BPE, SentencePiece or WordPiece tokenizer"
+    )
+
+
+def components(backend: Any, part: str) -> list[dict[str, Any]]:
+    """Return the settings of a part of `backend` ("normalizer", "decoder", ...) with sequences flattened."""
+    value = getattr(backend, part)
+    return list(_flatten(json.loads(value.__getstate__()))) if value is not None else []
+
+
+def same_tokenizer(one: Any, other: Any) -> bool:
+    """Tell whether both turn every text into the same ids, so that row i means the same on both sides."""
+    if one is other:
+        return True
+    first, second = backend_of(one), backend_of(other)
+    if first.get_vocab_size(True) != second.get_vocab_size(True):
+        return False
+    if first.get_vocab(True) != second.get_vocab(True):
+        return False
+    return _meaning(first) == _meaning(second)
+
+
+def _meaning(backend: Any) -> dict[str, Any]:
+    """Return the tokenizer's JSON without what only adds, pads or cuts tokens."""
+    content: dict[str, Any] = json.loads(backend.to_str())
+    for irrelevant in ("padding", "truncation", "post_processor", "version"):
+        content.pop(irrelevant, None)
+    return content
+
+
+@functools.cache
+def byte_alphabet() -> dict[str, int]:
+    """Return GPT-2's alphabet, character -> byte: printable Latin-1 as is, the others from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
+
+
+def _converter(backend: Any, family: str) -> Any:
+    """Return the function that turns a model token's string into bytes."""
+    if family.startswith("byte_level"):
+        alphabet = byte_alphabet()
+
+        def byte_level(token: str) -> bytes:
+            try:
+                return bytes([alphabet[character] for character in token])
+            except KeyError:
+                return token.encode("utf-8")  # The decoder passes such strings through unchanged.
+
+        return byte_level
+    if family == "wordpiece":
+        prefix = backend.model.continuing_subword_prefix
+
+        def wordpiece(token: str) -> bytes:
+            if token.startswith(prefix) and len(token) > len(prefix):
+                return token[len(prefix) :].encode("utf-8")
+            return b" " + token.encode("utf-8")
+
+        return wordpiece
+
+    def sentencepiece(token: str) -> bytes:
+        match = BYTE_FALLBACK.match(token)
+        if match:
+            return bytes([int(match[1], 16)])
+        return token.replace(SPACE_MARK, " ").encode("utf-8")
+
+    return sentencepiece
+
+
+def _added_token_bytes(content: str, family: str) -> bytes:
+    """Return the text of an added token that is not special, for example a run of spaces."""
+    # SentencePiece vocabularies repeat runs of `▁` as added tokens; they mean spaces there too.
+    if family.startswith("sentencepiece"):
+        content = content.replace(SPACE_MARK, " ")
+    return content.encode("utf-8")
+
+
+def _unknown_ids(backend: Any) -> Iterator[int]:
+    """Yield the id that the model gives to text it cannot write, if it has one."""
+    token = getattr(backend.model, "unk_token", None)
+    if token is not None and backend.token_to_id(token) is not None:
+        yield backend.token_to_id(token)
+    if type(backend.model).__name__ == "Unigram":
+        index = json.loads(backend.model.__getstate__()).get("unk_id")
+        if index is not None:
+            yield index
+
+
+def _special_roles(tokenizer: Any) -> dict[str, int]:
+    ids = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ("eos", "bos", "pad", "unk")}
+    return {role: int(index) for role, index in ids.items() if index is not None}
+
+
+def _flatten(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if part["type"] != "Sequence":
+        yield part
+        return
+    for key in ("normalizers", "pretokenizers", "decoders", "processors"):
+        for inner in part.get(key, ()):
+            yield from _flatten(inner)
+
+
+def _name(tokenizer: Any) -> str:
+    return getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__

@@ -41,10 +41,14 @@ class LogitsReader:
         self.is_split = self._head_gives_the_logits()
 
     @property
+    def num_rows(self) -> int:
+        """Rows of the output layer: V, which may exceed the tokenizer's vocabulary."""
+        return int(self.head.weight.shape[0] if self.head is not None else self.model.config.vocab_size)
+
+    @property
     def chunk_size(self) -> int:
         """Positions whose float32 logits may exist at a time."""
-        vocabulary = self.head.weight.shape[0] if self.head is not None else self.model.config.vocab_size
-        return max(1, CHUNK_ELEMENTS // vocabulary)
+        return max(1, CHUNK_ELEMENTS // self.num_rows)
 
     def states(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Return (B, T, ·) from which `logits` reads; padding is on the right, where `mask_BT` is 0."""

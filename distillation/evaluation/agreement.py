@@ -1,0 +1,237 @@
+"""How closely a student's next-token distribution follows its teacher's.
+
+Two tokenizers make distributions over different things, so they are compared where that is sound: at shared
+byte boundaries whose next group is one token on both sides, over the token strings that both vocabularies
+have, both sides renormalised (the `shared` aligner). Two figures over those positions:
+
+    top-1 agreement  = share of positions where the most likely shared string is the same
+    KL divergence    = mean over positions of  sum over strings q (log q - log p),  in nats
+
+with q the teacher's and p the student's distribution.
+
+Letters: B windows, T student positions, V student vocabulary, U teacher vocabulary, N compared positions,
+D width.
+Invariants (tests): a model compared with itself has agreement 1 and divergence 0; the batch size changes
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from distillation.errors import AlignmentError
+from distillation.evaluation.logits import LogitsReader, evaluating
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from distillation.alignment import Alignment, EncodedPair, EncodedText
+
+MAX_BYTES = 50_000
+"""Held-out text that is compared: two models run on it for every student, and the figures settle early."""
+
+
+class Agreement(BaseModel):
+    """A student beside its teacher, at shared boundaries."""
+
+    model_config = ConfigDict(frozen=True)
+
+    top1_agreement: float | None
+    """Share of positions with the same most likely string; None without any position to compare."""
+    kl_divergence: float | None
+    """Mean KL(teacher || student) in nats; None without any position to compare."""
+    num_positions: int
+    """Positions compared."""
+    num_student_tokens: int
+    """Student tokens of the text that was read."""
+    num_refused_documents: int
+    """Documents whose bytes the two tokenizers write differently."""
+
+
+def measure_agreement(
+    teacher: Any,
+    teacher_tokenizer: Any,
+    student: Any,
+    student_tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    batch_size: int,
+    max_bytes: int | None = MAX_BYTES,
+    on_windows: Callable[[int, int], None] | None = None,
+) -> Agreement:
+    """Compare `student` with `teacher` on the first `max_bytes` UTF-8 bytes of `texts`, in whole documents.
+
+    Long documents are cut at shared boundaries so that both sides fit a window of `max_length` tokens.
+
+    Raises:
+        AlignmentError: a tokenizer has no start token, or the two cannot be aligned at all.
+    """
+    import torch
+
+    from distillation.alignment import PairEncoder, build_aligner
+    from distillation.models import start_token_id
+
+    teacher_start, student_start = start_token_id(teacher_tokenizer), start_token_id(student_tokenizer)
+    if teacher_start is None or student_start is None:
+        raise AlignmentError(
+            "a tokenizer has no start token: the models cannot be compared position by position"
+        )
+    encoded = PairEncoder(teacher_tokenizer, student_tokenizer).encode(_first_bytes(texts, max_bytes))
+    windows = [window for pair in encoded if pair is not None for window in cut_pair(pair, max_length - 1)]
+    readers = (LogitsReader(teacher), LogitsReader(student))
+    aligner = build_aligner(
+        "shared",
+        teacher_tokenizer,
+        student_tokenizer,
+        num_teacher_rows=readers[0].num_rows,
+        num_student_rows=readers[1].num_rows,
+    ).to(readers[1].device)
+    windows.sort(key=lambda window: -len(window.student.ids))
+    tally = _Tally()
+    with torch.inference_mode(), evaluating(teacher), evaluating(student):
+        for begin in range(0, len(windows), batch_size):
+            batch = windows[begin : begin + batch_size]
+            _compare_batch(readers, aligner, batch, (teacher_start, student_start), tally)
+            if on_windows is not None:
+                on_windows(min(begin + batch_size, len(windows)), len(windows))
+    return Agreement(
+        top1_agreement=tally.num_agreeing / tally.num_positions if tally.num_positions else None,
+        kl_divergence=max(0.0, tally.divergence / tally.num_positions) if tally.num_positions else None,
+        num_positions=tally.num_positions,
+        num_student_tokens=sum(len(window.student.ids) for window in windows),
+        num_refused_documents=sum(pair is None for pair in encoded),
+    )
+
+
+def cut_pair(pair: EncodedPair, num_tokens: int) -> Iterator[EncodedPair]:
+    """Cut `pair` at shared boundaries into pieces of at most `num_tokens` tokens on either side, in order.
+
+    A stretch without a shared boundary that is longer than a piece is left out.
+    """
+    from distillation.alignment import EncodedPair
+
+    boundaries = np.intersect1d(pair.teacher.ends, pair.student.ends)
+    teacher_counts = np.searchsorted(pair.teacher.ends, boundaries, side="right")
+    student_counts = np.searchsorted(pair.student.ends, boundaries, side="right")
+    begin_byte = begin_teacher = begin_student = 0
+    index = 0
+    while index < len(boundaries):
+        is_fitting = (teacher_counts[index:] - begin_teacher <= num_tokens) & (
+            student_counts[index:] - begin_student <= num_tokens
+        )
+        num_fitting = int(is_fitting.sum())  # counts only grow, so the fitting ones come first
+        last = index + max(num_fitting, 1) - 1
+        end_byte, end_teacher, end_student = boundaries[last], teacher_counts[last], student_counts[last]
+        if num_fitting:
+            yield EncodedPair(
+                _slice(pair.teacher, begin_teacher, end_teacher, begin_byte),
+                _slice(pair.student, begin_student, end_student, begin_byte),
+                int(end_byte - begin_byte),
+            )
+        begin_byte, begin_teacher, begin_student = int(end_byte), int(end_teacher), int(end_student)
+        index = last + 1
+
+
+@dataclass
+class _Tally:
+    num_positions: int = 0
+    num_agreeing: int = 0
+    divergence: float = 0.0
+
+
+def _first_bytes(texts: Sequence[str], max_bytes: int | None) -> list[str]:
+    """Return whole documents until `max_bytes` are reached, and at least one."""
+    chosen: list[str] = []
+    num_bytes = 0
+    for text in texts:
+        if max_bytes is not None and chosen and num_bytes >= max_bytes:
+            break
+        chosen.append(text)
+        num_bytes += len(text.encode("utf-8"))
+    return chosen
+
+
+def _slice(text: EncodedText, begin: int, end: int, begin_byte: int) -> EncodedText:
+    from distillation.alignment import EncodedText
+
+    return EncodedText(text.ids[begin:end], text.ends[begin:end] - begin_byte)
+
+
+def _compare_batch(
+    readers: tuple[LogitsReader, LogitsReader],
+    aligner: Any,
+    batch: list[EncodedPair],
+    starts: tuple[int, int],
+    tally: _Tally,
+) -> None:
+    import torch
+
+    alignment: Alignment = aligner.align(batch)
+    window_N, student_position_N = np.nonzero(alignment.teacher_position_BT >= 0)
+    if not len(window_N):
+        return
+    teacher_position_N = alignment.teacher_position_BT[window_N, student_position_N]
+    teacher_ids_BT, teacher_mask_BT = _inputs([pair.teacher.ids for pair in batch], starts[0])
+    student_ids_BT, student_mask_BT = _inputs([pair.student.ids for pair in batch], starts[1])
+    device = readers[1].device
+    teacher_states_ND = readers[0].states(teacher_ids_BT, teacher_mask_BT)[window_N, teacher_position_N]
+    student_states_ND = readers[1].states(student_ids_BT, student_mask_BT)[window_N, student_position_N]
+    # Row j predicts the token after `[start, ...]`'s j-th: one further on in the padded inputs.
+    teacher_tokens_N = teacher_ids_BT[window_N, teacher_position_N + 1].to(device)
+    student_tokens_N = student_ids_BT[window_N, student_position_N + 1].to(device)
+    size = min(reader.chunk_size for reader in readers)
+    for begin in range(0, len(window_N), size):
+        chunk = slice(begin, begin + size)
+        log_probs_NU = readers[0].logits(teacher_states_ND[chunk]).log_softmax(dim=-1).to(device)
+        rows = _rows(teacher_tokens_N[chunk], student_tokens_N[chunk])
+        probabilities_NV = aligner.targets(log_probs_NU, rows).probabilities_NV.float()
+        logits_NV = readers[1].logits(student_states_ND[chunk])
+        if aligner.student_support_V is not None:
+            logits_NV = logits_NV.masked_fill(~aligner.student_support_V.to(device), -torch.inf)
+        tally.num_positions += len(logits_NV)
+        tally.num_agreeing += int((probabilities_NV.argmax(-1) == logits_NV.argmax(-1)).sum())
+        tally.divergence += float(_divergence(probabilities_NV, logits_NV.log_softmax(dim=-1)).double().sum())
+
+
+def _inputs(ids: list[np.ndarray], start: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return `[start] + ids` right-padded with 0, and the mask: both (B, longest + 1), int64."""
+    import torch
+
+    padded = np.zeros((len(ids), max(map(len, ids)) + 1), dtype=np.int64)
+    mask = np.zeros_like(padded)
+    padded[:, 0] = start
+    for row, tokens in enumerate(ids):
+        padded[row, 1 : len(tokens) + 1] = tokens
+        mask[row, : len(tokens) + 1] = 1
+    return torch.from_numpy(padded), torch.from_numpy(mask)
+
+
+def _rows(teacher_token_N: Tensor, student_token_N: Tensor) -> Any:
+    """Return the rows of positions at shared boundaries: nothing emitted, nothing covered beyond."""
+    import torch
+
+    from distillation.alignment import Rows
+
+    zeros = torch.zeros_like(student_token_N)
+    return Rows(
+        teacher_token_N=teacher_token_N,
+        student_token_N=student_token_N,
+        num_emitted_N=zeros,
+        num_tail_N=zeros,
+        tail_log_prob_N=zeros.float(),
+    )
+
+
+def _divergence(probabilities_NV: Tensor, log_probs_NV: Tensor) -> Tensor:
+    """Return KL(probabilities || student) of each row, in nats; 0 log 0 is 0."""
+    import torch
+
+    cross_NV = torch.where(probabilities_NV > 0, probabilities_NV * log_probs_NV, 0.0)
+    return torch.xlogy(probabilities_NV, probabilities_NV).sum(-1) - cross_NV.sum(-1)

@@ -1,0 +1,239 @@
+"""Measures students beside their teacher on held-out text.
+
+The teacher stays in memory, as agreement needs it beside each student; students are loaded one at a time and
+freed before the next. Nothing is trained here, and no file is written.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from distillation.config import EvaluationSettings, ModelReference
+from distillation.errors import AlignmentError
+from distillation.evaluation.agreement import Agreement, measure_agreement
+from distillation.evaluation.bits_per_byte import BitsPerByte, bits_per_byte
+from distillation.evaluation.result import (
+    MODEL_NAMES,
+    TEACHER,
+    TEXT_ONLY,
+    Evaluation,
+    ModelResult,
+    gap_closed,
+    gap_closed_interval,
+)
+from distillation.evaluation.samples import Sample, continue_prompts
+from distillation.evaluation.speed import Speed, measure_speed
+
+Progress = Callable[[str, int, int], None]
+"""Told (what is being measured, steps done, steps in all)."""
+
+
+def evaluate_models(
+    entries: Mapping[str, str | Path | ModelReference],
+    teacher: str | Path | ModelReference,
+    texts: Sequence[str],
+    settings: EvaluationSettings,
+    *,
+    held_out_fingerprint: str,
+    device: str = "auto",
+    show_progress: bool = True,
+) -> Evaluation:
+    """Measure the students of `entries` and the teacher on the held-out `texts`.
+
+    Args:
+        entries: students by name, `untouched`, `text_only`, `truncate`, `distilled` or any other: a directory
+            or a reference.
+        teacher: the model they learned from.
+        texts: held-out documents, which no model has been trained on.
+        settings: windows, prompts, lengths.
+        held_out_fingerprint: what `CorpusReport` calls it.
+        device: `auto` or the name of a device.
+        show_progress: a progress bar on the terminal.
+
+    Raises:
+        ModelError: a model cannot be loaded.
+        CorpusError: the texts are empty.
+        SettingsError: the window does not fit a model.
+    """
+    chosen = _resolve_device(device)
+    with _progress_bar(len(entries) + 1, show_progress) as tell:
+        teacher_model, teacher_tokenizer = _load(teacher, "teacher", chosen)
+        context = _Context(texts, settings, teacher_model, teacher_tokenizer)
+        results = {TEACHER: _measure(TEACHER, teacher, teacher_model, teacher_tokenizer, context, tell)}
+        for name in (name for name in entries if name != TEACHER):
+            model, tokenizer = _load(entries[name], "student", chosen)
+            results[name] = _measure(name, entries[name], model, tokenizer, context, tell)
+            del model
+            _free_memory()
+    del context, teacher_model
+    _free_memory()
+    return Evaluation(
+        results=_with_gap_closed(results),
+        held_out_fingerprint=held_out_fingerprint,
+        num_held_out_documents=len(texts),
+        num_held_out_bytes=sum(len(text.encode("utf-8")) for text in texts),
+        device=chosen,
+        settings=settings,
+    )
+
+
+# ------------------------------------------------------------------------------------- one model
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What every model is measured with."""
+
+    texts: Sequence[str]
+    settings: EvaluationSettings
+    teacher: Any
+    teacher_tokenizer: Any
+
+
+def _measure(
+    name: str, source: Any, model: Any, tokenizer: Any, context: _Context, tell: Progress
+) -> ModelResult:
+    settings = context.settings
+    measured = bits_per_byte(
+        model,
+        tokenizer,
+        context.texts,
+        max_length=settings.max_length,
+        stride=settings.stride,
+        batch_size=settings.batch_size,
+        on_windows=lambda done, total: tell(f"{name}: bits per byte", done, total),
+    )
+    agreement = None if name == TEACHER else _agreement(name, model, tokenizer, context, tell)
+    tell(f"{name}: samples and speed", 0, 2)
+    samples = continue_prompts(model, tokenizer, settings.prompts, num_new_tokens=settings.num_new_tokens)
+    tell(f"{name}: samples and speed", 1, 2)
+    reference = _reference(source)
+    speed = measure_speed(model, _directory(reference, "teacher" if name == TEACHER else "student"))
+    tell(f"{name}: samples and speed", 2, 2)
+    return _result(name, reference.path, measured, agreement, samples, speed)
+
+
+def _result(
+    name: str,
+    source: str,
+    measured: BitsPerByte,
+    agreement: Agreement | None,
+    samples: Sequence[Sample],
+    speed: Speed,
+) -> ModelResult:
+    return ModelResult(
+        name=name,
+        source=source,
+        bits_per_byte=measured.bits_per_byte,
+        total_bits=measured.total_bits,
+        num_bytes=measured.num_bytes,
+        per_document_bits=measured.per_document_bits,
+        per_document_bytes=measured.per_document_bytes,
+        num_tokens=measured.num_tokens,
+        num_unscored_bytes=measured.num_unscored_bytes,
+        num_unknown_tokens=measured.num_unknown_tokens,
+        accuracy=measured.accuracy,
+        expected_calibration_error=measured.expected_calibration_error,
+        gap_closed=None,
+        gap_closed_interval=None,
+        agreement=agreement,
+        samples=tuple(samples),
+        speed=speed,
+    )
+
+
+def _agreement(name: str, model: Any, tokenizer: Any, context: _Context, tell: Progress) -> Agreement | None:
+    """Compare with the teacher; what cannot be aligned has no agreement, and `completeness` says so."""
+    try:
+        return measure_agreement(
+            context.teacher,
+            context.teacher_tokenizer,
+            model,
+            tokenizer,
+            context.texts,
+            max_length=context.settings.max_length,
+            batch_size=context.settings.batch_size,
+            on_windows=lambda done, total: tell(f"{name}: agreement", done, total),
+        )
+    except AlignmentError as error:
+        logging.getLogger(__name__).warning("no agreement of %s with the teacher: %s", name, error)
+        return None
+
+
+def _with_gap_closed(results: dict[str, ModelResult]) -> dict[str, ModelResult]:
+    order = [name for name in MODEL_NAMES if name in results]
+    order += [name for name in results if name not in MODEL_NAMES]
+    control, teacher = results.get(TEXT_ONLY), results[TEACHER]
+    return {
+        name: results[name].model_copy(
+            update={
+                "gap_closed": gap_closed(results[name], control, teacher),
+                "gap_closed_interval": gap_closed_interval(results[name], control, teacher),
+            }
+        )
+        for name in order
+    }
+
+
+# --------------------------------------------------------------------------------------- loading
+
+
+def _reference(source: str | Path | ModelReference) -> ModelReference:
+    return source if isinstance(source, ModelReference) else ModelReference(path=str(source))
+
+
+def _directory(reference: ModelReference, role: Literal["teacher", "student"]) -> str:
+    from distillation.models import resolve_path
+
+    return resolve_path(reference, role)
+
+
+def _resolve_device(device: str) -> str:
+    from distillation.probing import choose_device
+
+    return choose_device(device)
+
+
+def _load(
+    source: str | Path | ModelReference, role: Literal["teacher", "student"], device: str
+) -> tuple[Any, Any]:
+    from distillation.models import load_model, load_tokenizer
+    from distillation.probing import choose_dtype
+
+    reference = _reference(source)
+    tokenizer = load_tokenizer(reference, role)
+    dtype = choose_dtype(reference.dtype, device)
+    return load_model(reference, role, device=device, dtype=dtype, attention=reference.attention), tokenizer
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def _progress_bar(num_models: int, is_shown: bool) -> Iterator[Progress]:
+    """Show one bar over all models; it vanishes at the end."""
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeElapsedColumn())
+    phases: dict[str, float] = {}
+    with Bar(*columns, transient=True, disable=not is_shown) as bar:
+        # Bits per byte, agreement (not of the teacher), samples and speed.
+        task = bar.add_task("loading", total=3 * num_models - 1)
+
+        def tell(description: str, done: int, total: int) -> None:
+            phases[description] = done / max(total, 1)
+            bar.update(task, description=description, completed=sum(phases.values()))
+
+        yield tell

@@ -1,0 +1,175 @@
+"""What an evaluation found: every measure of every model of one comparison, frozen.
+
+The headline is the share of the gap that distillation closes:
+
+    gap closed(X) = (bpb(text_only) - bpb(X)) / (bpb(text_only) - bpb(teacher))
+
+with bpb the bits per byte on the same held-out documents. 0 is what training on text alone gives with the
+same start, tokens and steps; 1 is the teacher itself; below 0 the teacher's help did harm.
+
+Its 95 % interval comes from drawing the held-out documents anew (bootstrap, all models on the same draw). It
+speaks of the choice of documents only: how much another seed would change is for repeated runs to say.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from distillation.config import EvaluationSettings
+from distillation.evaluation.agreement import Agreement
+from distillation.evaluation.samples import Sample
+from distillation.evaluation.speed import Speed
+
+TEACHER = "teacher"
+TEXT_ONLY = "text_only"
+DISTILLED = "distilled"
+MODEL_NAMES = ("untouched", TEXT_ONLY, "truncate", DISTILLED, TEACHER)
+"""The names of a comparison, in the order in which they are shown."""
+
+NUM_DRAWS = 1000
+INTERVAL = (0.025, 0.975)
+MIN_DOCUMENTS = 5
+"""Fewer documents say nothing about the spread between documents."""
+
+
+class ModelResult(BaseModel):
+    """Every measure of one model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    source: str
+    """Directory or hub repository of the model, as it was named."""
+    bits_per_byte: float
+    """On the held-out documents; lower is better."""
+    total_bits: float
+    num_bytes: int
+    per_document_bits: tuple[float, ...]
+    per_document_bytes: tuple[int, ...]
+    num_tokens: int
+    """Tokens of the held-out documents under the model's own tokenizer."""
+    num_unscored_bytes: int
+    num_unknown_tokens: int
+    accuracy: float
+    """Share of held-out tokens that were the most likely one; not comparable across tokenizers."""
+    expected_calibration_error: float
+    gap_closed: float | None
+    """Share of the gap between `text_only` and the teacher; None where no positive gap is known."""
+    gap_closed_interval: tuple[float, float] | None
+    """95 % interval of `gap_closed` over draws of the held-out documents."""
+    agreement: Agreement | None
+    """With the teacher; None for the teacher itself, or where the two cannot be aligned."""
+    samples: tuple[Sample, ...]
+    speed: Speed
+
+    @property
+    def bytes_per_second(self) -> float:
+        """UTF-8 bytes of held-out text read a second: comparable across tokenizers."""
+        return self.speed.forward_tokens_per_second * self.num_bytes / self.num_tokens
+
+
+class Evaluation(BaseModel):
+    """All models of one comparison on one held-out set."""
+
+    model_config = ConfigDict(frozen=True)
+
+    results: dict[str, ModelResult]
+    """By name, in the order of `MODEL_NAMES`, other names after them."""
+    held_out_fingerprint: str
+    """Names the held-out documents: only evaluations with the same one may be compared."""
+    num_held_out_documents: int
+    num_held_out_bytes: int
+    device: str
+    settings: EvaluationSettings
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "equal", "unknown"]:
+        """What became of the distilled student beside the one trained on text alone.
+
+        `equal` means that the 95 % interval of their difference, over draws of the documents, holds 0.
+        """
+        distilled, control = self.results.get(DISTILLED), self.results.get(TEXT_ONLY)
+        if distilled is None or control is None:
+            return "unknown"
+        difference = _draws(control) - _draws(distilled)
+        lowest, highest = np.quantile(difference, INTERVAL)
+        if lowest <= 0.0 <= highest:
+            return "equal"
+        return "better" if lowest > 0 else "worse"
+
+
+def gap_closed(result: ModelResult, control: ModelResult | None, teacher: ModelResult) -> float | None:
+    """Return the share of the gap closed, or None where no positive gap between the two others is known."""
+    if control is None or control.bits_per_byte <= teacher.bits_per_byte:
+        return None
+    return (control.bits_per_byte - result.bits_per_byte) / (control.bits_per_byte - teacher.bits_per_byte)
+
+
+def gap_closed_interval(
+    result: ModelResult, control: ModelResult | None, teacher: ModelResult
+) -> tuple[float, float] | None:
+    """Return the 95 % interval of the share; None for too few documents, or if a draw has no gap."""
+    if control is None or len(control.per_document_bits) < MIN_DOCUMENTS:
+        return None
+    gap = _draws(control) - _draws(teacher)
+    if gap.min() <= 0:
+        return None
+    lowest, highest = np.quantile((_draws(control) - _draws(result)) / gap, INTERVAL)
+    return float(lowest), float(highest)
+
+
+def _draws(result: ModelResult) -> np.ndarray:
+    """Return the bits per byte on `NUM_DRAWS` draws of the documents, the same draws for every model."""
+    bits, num_bytes = np.asarray(result.per_document_bits), np.asarray(result.per_document_bytes)
+    random = np.random.default_rng(0)
+    drawn = random.integers(len(bits), size=(NUM_DRAWS, len(bits)))
+    return bits[drawn].sum(1) / np.maximum(num_bytes[drawn].sum(1), 1)
+
+
+def flat_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """Return the figures as `NAME.measure`, for a tracking server; what is unknown is left out."""
+    metrics: dict[str, float | int | None] = {}
+    for name, result in evaluation.results.items():
+        agreement = result.agreement
+        values = {
+            "bits_per_byte": result.bits_per_byte,
+            "gap_closed": result.gap_closed,
+            "accuracy": result.accuracy,
+            "expected_calibration_error": result.expected_calibration_error,
+            "top1_agreement": agreement.top1_agreement if agreement else None,
+            "kl_divergence": agreement.kl_divergence if agreement else None,
+            "bytes_per_second": result.bytes_per_second,
+            "forward_tokens_per_second": result.speed.forward_tokens_per_second,
+            "generated_tokens_per_second": result.speed.generated_tokens_per_second,
+            "num_parameters": result.speed.num_parameters,
+            "num_active_parameters": result.speed.num_active_parameters,
+            "size_on_disk": result.speed.size_on_disk,
+        }
+        metrics.update({f"{name}.{measure}": value for measure, value in values.items()})
+    return {name: float(value) for name, value in metrics.items() if value is not None}
+
+
+def completeness(evaluation: Evaluation) -> list[str]:
+    """Return what is missing for a fair comparison, one phrase each; empty when nothing is."""
+    missing = []
+    needed = ("untouched", TEXT_ONLY, *evaluation.settings.controls, DISTILLED, TEACHER)
+    for name in dict.fromkeys(needed):
+        if name not in evaluation.results:
+            missing.append(f"model {name} was not evaluated")
+    for name, result in evaluation.results.items():
+        if not (math.isfinite(result.bits_per_byte) and result.bits_per_byte > 0):
+            missing.append(f"bits per byte of {name} is {result.bits_per_byte}")
+        if name != TEACHER and (result.agreement is None or not result.agreement.num_positions):
+            missing.append(f"agreement of {name} with the teacher")
+        if evaluation.settings.num_new_tokens and len(result.samples) < len(evaluation.settings.prompts):
+            missing.append(f"samples of {name}")
+    distilled = evaluation.results.get(DISTILLED)
+    if distilled is not None and distilled.gap_closed is None:
+        missing.append("the gap closed: the teacher is not better than the student trained on text alone")
+    if not evaluation.held_out_fingerprint:
+        missing.append("the fingerprint of the held-out documents")
+    return missing

@@ -1,0 +1,125 @@
+"""How fast and how large a model is: tokens a second, parameters, bytes on disk.
+
+Times are the median of a few runs of one fixed shape after a warm-up, so that a busy moment does not decide.
+Tokens of different tokenizers differ in length: `Speed` keeps tokens a second, and the caller who knows the
+bytes a token holds gives bytes a second.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from distillation.evaluation.logits import evaluating
+
+NUM_REPEATS = 3
+"""Timed runs after the warm-up; the median counts."""
+
+
+class Speed(BaseModel):
+    """Speed and size of a model on the machine that evaluated it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    forward_tokens_per_second: float
+    """Tokens read a second, in windows of the fixed shape."""
+    generated_tokens_per_second: float
+    """Tokens written a second, greedily, one text at a time, with the key-value cache."""
+    num_parameters: int
+    """All parameters; tied ones count once."""
+    num_active_parameters: int
+    """Parameters that one token passes through: of the experts only those it is routed to."""
+    size_on_disk: int | None
+    """Bytes of the weight files; None when the weights are not in a directory."""
+
+
+def measure_speed(
+    model: Any,
+    directory: str | Path | None,
+    *,
+    batch_size: int = 8,
+    length: int = 128,
+    num_new_tokens: int = 32,
+) -> Speed:
+    """Time `model` on random tokens: `batch_size` x `length` read, and `num_new_tokens` written after 8."""
+    import torch
+
+    limit = getattr(model.config, "max_position_embeddings", None) or length
+    length = min(length, limit)
+    num_new_tokens = max(1, min(num_new_tokens, limit - 8))
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.vocab_size, (batch_size, length), generator=generator).to(device)
+    with torch.inference_mode(), evaluating(model):
+        forward = _median_seconds(lambda: model(input_ids=ids, use_cache=False), device)
+        generation = _median_seconds(lambda: _generate(model, ids[:1, :8], num_new_tokens), device)
+    total, active = count_parameters(model)
+    return Speed(
+        forward_tokens_per_second=batch_size * length / forward,
+        generated_tokens_per_second=num_new_tokens / generation,
+        num_parameters=total,
+        num_active_parameters=active,
+        size_on_disk=size_on_disk(directory) if directory is not None else None,
+    )
+
+
+def count_parameters(model: Any) -> tuple[int, int]:
+    """Return (all parameters, parameters that one token passes through)."""
+    total = experts = 0
+    for name, parameter in model.named_parameters():
+        total += parameter.numel()
+        if ".experts." in name:
+            experts += parameter.numel()
+    config = model.config
+    names = ("num_experts", "num_local_experts", "n_routed_experts")
+    num_experts = next((getattr(config, name) for name in names if getattr(config, name, None)), None)
+    num_used = getattr(config, "num_experts_per_tok", None)
+    if not experts or not num_experts or not num_used:
+        return total, total
+    return total, total - experts + round(experts * num_used / num_experts)
+
+
+def size_on_disk(directory: str | Path) -> int | None:
+    """Return the bytes of the weight files in `directory`, or None if it holds none."""
+    folder = Path(directory)
+    if not folder.is_dir():
+        return None
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):
+        files = list(folder.glob(pattern))
+        if files:
+            return sum(file.stat().st_size for file in files)
+    return None
+
+
+def _generate(model: Any, input_ids: Any, num_new_tokens: int) -> None:
+    """Write exactly `num_new_tokens` with the cache: no end token stops it, no setting alters it."""
+    cache = None
+    for _ in range(num_new_tokens):
+        output = model(input_ids=input_ids, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        input_ids = output.logits[:, -1:].argmax(dim=-1)
+
+
+def _median_seconds(run: Callable[[], Any], device: Any) -> float:
+    run()
+    seconds = []
+    for _ in range(NUM_REPEATS):
+        _finish(device)
+        begin = time.perf_counter()
+        run()
+        _finish(device)
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
+
+
+def _finish(device: Any) -> None:
+    """Wait for the accelerator, whose calls return before the work is done."""
+    import torch
+
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()

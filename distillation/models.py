@@ -1,0 +1,149 @@
+"""Loading models and tokenizers: directories, hub repositories and the embedded pair.
+
+Weights come from safetensors only, code of a repository runs only when the setting names that repository and
+revision, and whatever is missing is one line that names the setting.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from distillation.config import ModelReference
+from distillation.errors import ModelError, one_line
+from distillation.fingerprint import digest_of, digest_of_directory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+Role = Literal["teacher", "student"]
+EMBEDDED = "sample"
+START_TOKENS = ("<|endoftext|>", "<s>", "[CLS]")
+
+
+def resolve_path(reference: ModelReference, role: Role) -> str:
+    """Return the directory or hub repository that `reference` means for this role."""
+    if reference.path == EMBEDDED:
+        return str(Path(__file__).parent / "sample" / role)
+    return reference.path
+
+
+def model_digest(reference: ModelReference, role: Role) -> str:
+    """Return the content hash of a model: of all files of a directory, of name and revision on the hub."""
+    path = resolve_path(reference, role)
+    if Path(path).is_dir():
+        return digest_of_directory(path, (".json", ".safetensors", ".model", ".txt", ".jinja"))
+    return digest_of([path, reference.revision])
+
+
+def load_tokenizer(reference: ModelReference, role: Role) -> PreTrainedTokenizerFast:
+    """Load the tokenizer.
+
+    Raises:
+        ModelError: the directory or the tokenizer is missing, or it is not a fast tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    path = _existing(reference, role)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **_hub_arguments(reference))
+    except Exception as error:  # the library raises OSError, ValueError, KeyError and its own kinds
+        raise ModelError(
+            f"models.{role}.path = {path}: no tokenizer can be loaded ({_brief(error)}); "
+            "put tokenizer.json and tokenizer_config.json beside the weights"
+        ) from error
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"models.{role}.path = {path}: only a slow tokenizer; convert it to a tokenizer.json"
+        )
+    return tokenizer
+
+
+def load_model(
+    reference: ModelReference,
+    role: Role,
+    *,
+    device: str = "cpu",
+    dtype: str = "auto",
+    attention: str = "auto",
+) -> PreTrainedModel:
+    """Load the causal language model in evaluation mode onto `device`.
+
+    `dtype` and `attention` are the choices of the probes; `auto` keeps the checkpoint's and the library's.
+
+    Raises:
+        ModelError: weights are missing, are not safetensors, or do not fit the configuration.
+    """
+    from transformers import AutoModelForCausalLM
+
+    path = _existing(reference, role)
+    arguments: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **_hub_arguments(reference)}
+    if attention != "auto":
+        arguments["attn_implementation"] = attention
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **arguments)
+    except Exception as error:
+        raise ModelError(
+            f"models.{role}.path = {path}: the model cannot be loaded ({_brief(error)}); "
+            "check config.json and the safetensors files"
+        ) from error
+    faults = sorted(map(str, loading.get("missing_keys", ()))) + [
+        str(key) for key in loading.get("mismatched_keys", ())
+    ]
+    if faults:
+        raise ModelError(
+            f"models.{role}.path = {path}: weights do not fit config.json ({', '.join(faults[:3])}"
+            f"{', ...' if len(faults) > 3 else ''}); use the configuration that the weights were saved with"
+        )
+    return model.to(device).eval()
+
+
+def start_token_id(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """Return the token that is put before a text, so that its first token has a prediction.
+
+    The tokenizer's BOS, else its EOS (documents follow it in pre-training), else a known start token, else None.
+    """
+    # Several tokenizers have no BOS and an EOS that ends chat turns: there the document separator is right.
+    vocabulary = tokenizer.get_vocab()
+    if tokenizer.bos_token_id is not None:
+        return int(tokenizer.bos_token_id)
+    for token in START_TOKENS:
+        if token in vocabulary:
+            return int(vocabulary[token])
+    return None if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
+
+
+def num_output_rows(model: PreTrainedModel) -> int:
+    """Return the rows of the output layer, which may exceed the tokens of the tokenizer."""
+    return int(model.get_output_embeddings().weight.shape[0])
+
+
+def configured_output_rows(reference: ModelReference, role: Role) -> int:
+    """Return the rows of the output layer as the configuration states them, without loading weights."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(_existing(reference, role), **_hub_arguments(reference))
+    return int(config.get_text_config().vocab_size)
+
+
+def _existing(reference: ModelReference, role: Role) -> str:
+    """Return the resolved path after checking that a local one is there."""
+    path = resolve_path(reference, role)
+    looks_like_hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) is not None
+    if Path(path).exists() or (looks_like_hub and not path.startswith(".")):
+        return path
+    raise ModelError(
+        f"models.{role}.path = {path}: there is no such directory; give a model directory or a hub name"
+    )
+
+
+def _hub_arguments(reference: ModelReference) -> dict[str, Any]:
+    """Return what goes to `from_pretrained`; the settings check has matched the name that is trusted."""
+    trusted = reference.trust_remote_code_of is not None
+    return {"revision": reference.revision or "main", "trust_remote_code": trusted}
+
+
+def _brief(error: BaseException) -> str:
+    text = one_line(error)
+    return text if len(text) <= 160 else text[:157] + "..."

@@ -1,0 +1,112 @@
+"""How much memory a training step needs, before anything is loaded.
+
+total = student (weights + gradients + AdamW's two moments) + its activations + teacher (weights + one
+layer's activations) + one chunk of logits
+
+Per layer and token a decoder keeps for the backward pass about 6 D + 3 H d + 4 K d + 4 F numbers (D width,
+H heads and K key heads of width d, F feed-forward width): two norms with their inputs, queries, keys and
+values before and after rotation, attention's output, and the four tensors of a gated feed-forward part.
+With gradient checkpointing only the layer's input, D, is kept, and one layer at a time is whole. Attention
+is taken to be memory-efficient; eager attention keeps 2 H T more numbers a token. (After Korthikanti et
+al., 2022.) It is an estimate, meant to tell 2 GB from 20 GB: tests hold its exact terms, and activations to
+a factor of two of what autograd really keeps.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from distillation.probing.architecture import ArchitectureProbe
+
+BYTES_PER_NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
+_CHUNK_BYTES = 128 * 2**20
+
+
+class MemoryEstimate(BaseModel):
+    """Bytes that one training step needs, by cause, against what is free."""
+
+    model_config = ConfigDict(frozen=True)
+
+    student_weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    teacher_weights: int
+    teacher_activations: int
+    logits: int
+    """The chunk of positions whose two distributions exist at a time."""
+    free: int
+
+    @property
+    def total(self) -> int:
+        """Sum of all causes, in bytes."""
+        parts = self.model_dump()
+        return sum(value for name, value in parts.items() if name != "free")
+
+    @property
+    def fits(self) -> bool:
+        """Whether the sum is less than what is free."""
+        return self.total < self.free
+
+    def largest(self) -> str:
+        """Return the name of the largest cause."""
+        parts = {name: value for name, value in self.model_dump().items() if name != "free"}
+        return max(parts, key=lambda name: parts[name])
+
+
+def estimate_memory(
+    teacher: ArchitectureProbe | None,
+    student: ArchitectureProbe,
+    *,
+    free: int,
+    teacher_dtype: str = "float32",
+    student_dtype: str = "float32",
+    batch_size: int,
+    max_length: int,
+    chunk_size: int | None = None,
+    gradient_checkpointing: bool = False,
+) -> MemoryEstimate:
+    """Return the memory of one training step of `student` under `teacher` (None: training on text alone).
+
+    `free` is in bytes, `batch_size` in windows, `max_length` in tokens, `chunk_size` in positions (None:
+    about 128 MB of logits).
+    """
+    size = BYTES_PER_NUMBER[student_dtype]
+    tokens = batch_size * max_length
+    num_columns = student.num_output_rows + (teacher.num_output_rows if teacher else 0)
+    chunk = chunk_size or max(1, _CHUNK_BYTES // (4 * num_columns))
+    chunk = min(chunk, tokens)
+    per_layer = _numbers_per_token(student)
+    kept = student.num_layers * (student.width if gradient_checkpointing else per_layer)
+    whole = per_layer if gradient_checkpointing else 0
+    teacher_size = BYTES_PER_NUMBER[teacher_dtype]
+    # In fp32: logits, log-probabilities, target and gradient of the student; logits, log-probabilities and
+    # one temporary of the teacher.
+    logits = 4 * chunk * (4 * student.num_output_rows + (3 * teacher.num_output_rows if teacher else 0))
+    return MemoryEstimate(
+        student_weights=student.num_parameters * size,
+        gradients=student.num_parameters * size,
+        optimizer=2 * student.num_parameters * size,
+        activations=tokens * (kept + whole + 2 * student.width) * size,
+        teacher_weights=teacher.num_parameters * teacher_size if teacher else 0,
+        teacher_activations=tokens * (_numbers_per_token(teacher) + 2 * teacher.width) * teacher_size
+        if teacher
+        else 0,
+        logits=logits,
+        free=free,
+    )
+
+
+def _numbers_per_token(model: ArchitectureProbe) -> int:
+    attention = model.head_width * (3 * model.num_heads + 4 * model.num_key_value_heads)
+    return 6 * model.width + attention + 4 * model.intermediate_size
+
+
+def readable_bytes(num_bytes: int) -> str:
+    """Return `num_bytes` in a unit a person reads, for example `1.5 GB`."""
+    size = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,267 @@
+"""Everything about a pair that can be known before any work, checked in seconds.
+
+A run that would fail after an hour because a checkpoint does not fit its configuration fails here, with one
+line. Nothing is downloaded and no weight is read: configurations, tokenizers, file headers, paths.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from distillation.config import CorpusSettings, FileSource, ModelReference, Settings
+from distillation.errors import CorpusError, ModelError, SettingsError, one_line
+from distillation.probing.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from distillation.probing.architecture import ArchitectureProbe
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tekken.json",
+)
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def check_pair(settings: Settings) -> list[str]:
+    """Check paths, models and tokenizers of `settings`; return warnings, one line each.
+
+    Raises:
+        ModelError: a model or tokenizer is missing, damaged, or does not fit its configuration.
+        SettingsError: the job directory cannot be written, or the device or number format is not to be had.
+        CorpusError: no source can be read because each one is a path that does not exist.
+    """
+    from distillation.probing.device import choose_device
+
+    check_writable(settings.training.output_dir)
+    warnings = check_sources(settings.corpus)
+    device = choose_device(settings.models.device)
+    sizes: dict[str, ArchitectureProbe] = {}
+    roles: tuple[Literal["teacher", "student"], ...] = ("teacher", "student")
+    for role in roles:
+        reference = getattr(settings.models, role)
+        probe, more = check_model(reference, role, hub_timeout=settings.corpus.hub_timeout)
+        warnings += more
+        if probe is not None:
+            sizes[role] = probe
+    if len(sizes) == 2:
+        warnings += _compare(settings, sizes["teacher"], sizes["student"], device)
+    return warnings
+
+
+def check_writable(output_dir: str) -> None:
+    """Check that job directories can be made in `output_dir`, without leaving anything behind.
+
+    Raises:
+        SettingsError: a file stands in the way, or nothing can be written there.
+    """
+    name = f"training.output_dir = {output_dir!r}"
+    path = Path(output_dir).expanduser().absolute()
+    while not os.path.lexists(path):
+        path = path.parent
+    if not path.is_dir():
+        raise SettingsError(f"{name}: {path} is no folder; choose another output_dir")
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise SettingsError(
+            f"{name}: cannot write in {path} ({reason}); choose another output_dir"
+        ) from error
+
+
+def check_sources(corpus: CorpusSettings) -> list[str]:
+    """Return a warning for each file source whose path does not exist, as long as another source is left.
+
+    Raises:
+        CorpusError: every source is such a path; all are listed.
+    """
+    absent = [
+        (index, source.path)
+        for index, source in enumerate(corpus.sources)
+        if isinstance(source, FileSource) and not Path(source.path).expanduser().exists()
+    ]
+    lines = [f"corpus.sources.{index}.path = {path!r} does not exist" for index, path in absent]
+    if lines and len(lines) == len(corpus.sources):
+        raise CorpusError(f"{'; '.join(lines)}: name an existing file or folder, or add documentation")
+    return [f"{line}: the next source will be used" for line in lines]
+
+
+def check_model(
+    reference: ModelReference, role: Literal["teacher", "student"], *, hub_timeout: float = 4.0
+) -> tuple[ArchitectureProbe | None, list[str]]:
+    """Check one model of the pair; return its sizes and warnings. Sizes are None for a model that is still
+    on the hub.
+
+    Raises:
+        ModelError: directory, config.json, tokenizer or weights are missing, or do not fit each other.
+    """
+    from transformers import AutoConfig
+
+    from distillation.models import resolve_path
+    from distillation.probing.architecture import probe_architecture
+    from distillation.probing.checkpoint import check_checkpoint
+
+    setting = f"models.{role}.path = {reference.path!r}"
+    directory = Path(resolve_path(reference, role)).expanduser()
+    if not directory.is_dir():
+        cached = _cached_directory(reference)
+        if cached is None:
+            return None, check_hub(reference, role, timeout=hub_timeout)
+        directory = cached
+    if not (directory / "config.json").is_file():
+        raise ModelError(
+            f"{setting}: no config.json in this directory; choose one that save_pretrained wrote"
+        )
+    trust = reference.trust_remote_code_of is not None
+    try:
+        with quiet_libraries():
+            json.loads((directory / "config.json").read_text(encoding="utf-8"))
+            config = AutoConfig.from_pretrained(directory, trust_remote_code=trust)
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{setting}: config.json cannot be read ({one_line(error)[:160]})") from error
+    tokenizer = _check_tokenizer(directory, reference, role, setting)
+    model, warnings = check_checkpoint(directory, config, setting, trust_remote_code=trust)
+    sizes = probe_architecture(model)
+    return sizes, warnings + _check_rows(tokenizer, sizes.num_output_rows, setting)
+
+
+def _check_tokenizer(
+    directory: Path, reference: ModelReference, role: Literal["teacher", "student"], setting: str
+) -> Any:
+    from distillation.models import load_tokenizer
+
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(
+            f"{setting}: no tokenizer in this directory; copy the model's tokenizer.json and "
+            "tokenizer_config.json into it"
+        )
+    with quiet_libraries():
+        return load_tokenizer(reference.model_copy(update={"path": str(directory)}), role)
+
+
+def _check_rows(tokenizer: Any, num_output_rows: int, setting: str) -> list[str]:
+    """Return a warning for added tokens beyond the output layer; ordinary ones there are an error."""
+    from distillation.probing.vocabulary import probe_vocabulary
+
+    found = probe_vocabulary(tokenizer, num_output_rows)
+    if found.num_ordinary_tokens_without_row:
+        raise ModelError(
+            f"{setting}: its tokenizer has {found.size} tokens, its output layer {num_output_rows} rows; "
+            "put the tokenizer that this model was trained with into the directory"
+        )
+    if found.num_tokens_without_row:
+        return [f"{setting}: {found.num_tokens_without_row} added tokens have no row in the output layer"]
+    return []
+
+
+def _compare(
+    settings: Settings, teacher: ArchitectureProbe, student: ArchitectureProbe, device: str
+) -> list[str]:
+    from distillation.probing.device import choose_dtype, free_memory
+    from distillation.probing.memory import estimate_memory, readable_bytes
+
+    warnings = []
+    if student.num_parameters > teacher.num_parameters:
+        warnings.append(
+            f"models.student.path = {settings.models.student.path!r} has {student.num_parameters:,} "
+            f"parameters, more than the teacher's {teacher.num_parameters:,}: are the two swapped?"
+        )
+    training, dtype = settings.training, settings.models.student.dtype
+    need = estimate_memory(
+        teacher if settings.objective.distillation_weight else None,
+        student,
+        free=free_memory(device)[0],
+        teacher_dtype=choose_dtype(settings.models.teacher.dtype, device, name="models.teacher.dtype"),
+        student_dtype=choose_dtype(dtype, device, training=True, name="models.student.dtype"),
+        batch_size=training.batch_size,
+        max_length=training.max_length,
+        chunk_size=settings.objective.chunk_size,
+        gradient_checkpointing=training.gradient_checkpointing,
+    )
+    if not need.fits:
+        warnings.append(
+            f"training.batch_size = {training.batch_size} needs about {readable_bytes(need.total)} "
+            f"on {device}, {readable_bytes(need.free)} are free (most for "
+            f"{need.largest().replace('_', ' ')}): "
+            "lower training.batch_size or set training.gradient_checkpointing"
+        )
+    return warnings
+
+
+# --------------------------------------------------------------------------------------------- the hub
+
+
+def check_hub(reference: ModelReference, role: str, *, timeout: float = 4.0) -> list[str]:
+    """Check that the hub has the model `reference` in a usable form, within `timeout` seconds.
+
+    Raises:
+        ModelError: it is no hub name, the hub is out of reach or does not know it, or holds its weights
+            only as pickle.
+    """
+    setting = f"models.{role}.path = {reference.path!r}"
+    if not _HUB_NAME.fullmatch(reference.path):
+        raise ModelError(f"{setting}: no such directory; give one that save_pretrained wrote")
+    files, problem = _files_on_hub(reference, timeout)
+    if problem:
+        raise ModelError(f"{setting}: no such directory, and {problem}; give a local directory or sample")
+    if not any(name.endswith(".safetensors") for name in files):
+        raise ModelError(f"{setting}: the hub has no safetensors weights of it; choose another model")
+    if not any(name in TOKENIZER_FILES for name in files):
+        raise ModelError(f"{setting}: the hub has no tokenizer of it; choose another model")
+    return [f"{setting}: still on the hub, so its weights' shapes were not checked"]
+
+
+def _files_on_hub(reference: ModelReference, timeout: float) -> tuple[list[str], str]:
+    """Return the files of the repository, or why they are not known."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    if constants.HF_HUB_OFFLINE:
+        return [], "HF_HUB_OFFLINE forbids asking the hub"
+    answers: list[Any] = []
+
+    def ask() -> None:
+        try:
+            answers.append(HfApi().model_info(reference.path, revision=reference.revision, timeout=timeout))
+        except Exception as error:  # Any network failure; its type decides the message below.
+            answers.append(error)
+
+    # Name resolution knows no timeout, so a thread is left behind rather than the user kept waiting.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(timeout)
+    if not answers:
+        return [], f"the model hub does not answer within {timeout:g} s"
+    answer = answers[0]
+    if isinstance(answer, RepositoryNotFoundError):
+        return [], "the model hub has no public model of this name"
+    if isinstance(answer, RevisionNotFoundError):
+        return [], f"the model hub has no revision {reference.revision!r} of it"
+    if isinstance(answer, Exception):
+        return [], f"the model hub cannot be reached ({type(answer).__name__})"
+    return [entry.rfilename for entry in answer.siblings or ()], ""
+
+
+def _cached_directory(reference: ModelReference) -> Path | None:
+    """Return the directory of an earlier download of `reference`, if its configuration and weights are
+    there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not _HUB_NAME.fullmatch(reference.path):
+        return None
+    found = try_to_load_from_cache(reference.path, "config.json", revision=reference.revision)
+    if not isinstance(found, str):
+        return None
+    directory = Path(found).parent
+    return directory if any(directory.glob("*.safetensors")) else None

@@ -1,0 +1,52 @@
+"""Keeps other libraries' warnings off the screen while something is tried, and hands them to the caller.
+
+A probe tries what may fail; what transformers says about it is a finding to be recorded, not noise for a
+terminal.
+Invariant: handlers, propagation and progress bars are as before when the block is left, also by an exception.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class _Collector(logging.Handler):
+    """Keeps each record's text instead of printing it."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add the record's text to the list."""
+        self.messages.append(record.getMessage())
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[list[str]]:
+    """Yield a list that fills with what transformers, torch and `warnings` would have printed inside the
+    block."""
+    from transformers.utils import logging as transformers_logging
+
+    messages: list[str] = []
+    collector = _Collector(messages)
+    loggers = [logging.getLogger(name) for name in ("transformers", "torch", "huggingface_hub")]
+    before = [(logger, list(logger.handlers), logger.propagate) for logger in loggers]
+    had_progress_bars = transformers_logging.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.handlers, logger.propagate = [collector], False
+    if had_progress_bars:
+        transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield messages
+        messages.extend(str(warning.message) for warning in caught)
+    finally:
+        for logger, handlers, propagate in before:
+            logger.handlers, logger.propagate = handlers, propagate
+        if had_progress_bars:
+            transformers_logging.enable_progress_bar()

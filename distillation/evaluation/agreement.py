@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from distillation.alignment import Alignment, EncodedPair, EncodedText
+    from distillation.alignment.pairs import EncodedPair, EncodedText
+    from distillation.alignment.spans import Alignment
 
 MAX_BYTES = 50_000
 """Held-out text that is compared: two models run on it for every student, and the figures settle early."""
@@ -75,7 +76,8 @@ def measure_agreement(
     """
     import torch
 
-    from distillation.alignment import PairEncoder, build_aligner
+    from distillation.alignment.build import build_aligner
+    from distillation.alignment.pairs import PairEncoder
     from distillation.models import start_token_id
 
     teacher_start, student_start = start_token_id(teacher_tokenizer), start_token_id(student_tokenizer)
@@ -115,7 +117,7 @@ def cut_pair(pair: EncodedPair, num_tokens: int) -> Iterator[EncodedPair]:
 
     A stretch without a shared boundary that is longer than a piece is left out.
     """
-    from distillation.alignment import EncodedPair
+    from distillation.alignment.pairs import EncodedPair
 
     boundaries = np.intersect1d(pair.teacher.ends, pair.student.ends)
     teacher_counts = np.searchsorted(pair.teacher.ends, boundaries, side="right")
@@ -159,7 +161,7 @@ def _first_bytes(texts: Sequence[str], max_bytes: int | None) -> list[str]:
 
 
 def _slice(text: EncodedText, begin: int, end: int, begin_byte: int) -> EncodedText:
-    from distillation.alignment import EncodedText
+    from distillation.alignment.pairs import EncodedText
 
     return EncodedText(text.ids[begin:end], text.ends[begin:end] - begin_byte)
 
@@ -191,13 +193,15 @@ def _compare_batch(
         chunk = slice(begin, begin + size)
         log_probs_NU = readers[0].logits(teacher_states_ND[chunk]).log_softmax(dim=-1).to(device)
         rows = _rows(teacher_tokens_N[chunk], student_tokens_N[chunk])
-        probabilities_NV = aligner.targets(log_probs_NU, rows).probabilities_NV.float()
+        targets = aligner.targets(log_probs_NU, rows)
         logits_NV = readers[1].logits(student_states_ND[chunk])
         if aligner.student_support_V is not None:
-            logits_NV = logits_NV.masked_fill(~aligner.student_support_V.to(device), -torch.inf)
-        tally.num_positions += len(logits_NV)
-        tally.num_agreeing += int((probabilities_NV.argmax(-1) == logits_NV.argmax(-1)).sum())
-        tally.divergence += float(_divergence(probabilities_NV, logits_NV.log_softmax(dim=-1)).double().sum())
+            logits_NV = logits_NV.masked_fill(~aligner.student_support_V, -torch.inf)
+        probabilities_NV = targets.probabilities_NV.float()[targets.usable_N]
+        log_probs_NV = logits_NV[targets.usable_N].log_softmax(dim=-1)
+        tally.num_positions += len(log_probs_NV)
+        tally.num_agreeing += int((probabilities_NV.argmax(-1) == log_probs_NV.argmax(-1)).sum())
+        tally.divergence += _divergence(probabilities_NV, log_probs_NV).cpu().double().sum().item()
 
 
 def _inputs(ids: list[np.ndarray], start: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -217,7 +221,7 @@ def _rows(teacher_token_N: Tensor, student_token_N: Tensor) -> Any:
     """Return the rows of positions at shared boundaries: nothing emitted, nothing covered beyond."""
     import torch
 
-    from distillation.alignment import Rows
+    from distillation.alignment.base import Rows
 
     zeros = torch.zeros_like(student_token_N)
     return Rows(

@@ -56,6 +56,12 @@ def start_tokenizer():
 
 
 @pytest.fixture(scope="session")
+def teacher_tokenizer():
+    """Another vocabulary of the same kind, so that some tokens coincide with `start_tokenizer`'s."""
+    return train_tokenizer(420, start=True)
+
+
+@pytest.fixture(scope="session")
 def bare_tokenizer():
     return train_tokenizer(320, start=False)
 

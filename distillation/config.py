@@ -86,7 +86,7 @@ HUB_PRESETS: dict[str, dict[str, Any]] = {
     "openwebtext": {
         "kind": "hub",
         "path": "Skylion007/openwebtext",
-        "revision": "main",
+        "revision": "79d93d786212f7344586290adb811d4ae6a1762c",
         "data_files": ("plain_text/train-00000-of-00080.parquet",),
     },
 }

@@ -1,0 +1,307 @@
+"""The data contract: a Great Expectations suite that a source must satisfy to be accepted.
+
+Documents: enough of them in both parts, with text, of a sensible length, valid UTF-8 without NUL characters.
+The source: not too many repeats. The split: no held-out document stands in training, as a whole or in long
+n-grams. The tokenizers: (almost) no unknown tokens. Each expectation carries the setting that holds its
+limit, so that a refusal says what to change.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from distillation.config import ContractSettings
+from distillation.corpus.contract_page import render_contract_page
+from distillation.corpus.statistics import HELD_OUT, TRAIN, CorpusStatistics
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class ContractCheck(BaseModel):
+    """One expectation and what was found."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """What was looked at, for example `leaked_documents_share`."""
+    observed: float | None
+    """The figure that was found; None where there was no document to look at."""
+    limit: str
+    """What it must be, for example `<= 0.05`."""
+    success: bool
+    """Whether it is."""
+    setting: str
+    """The setting that holds the limit, or empty where the limit is fixed."""
+
+    def describe(self) -> str:
+        """Return the check as a phrase: what was observed, the limit, and where the limit is set."""
+        observed = "nothing" if self.observed is None else f"{self.observed:.4g}"
+        where = f" ({self.setting})" if self.setting else ""
+        return f"{self.name} is {observed}, must be {self.limit}{where}"
+
+
+class ContractResult(BaseModel):
+    """All expectations of the suite."""
+
+    model_config = ConfigDict(frozen=True)
+
+    success: bool
+    """Whether every expectation holds."""
+    checks: tuple[ContractCheck, ...]
+    """In the order of the suite."""
+
+    def reason(self) -> str:
+        """Return one line with every expectation that failed; empty if none did."""
+        failed = [check.describe() for check in self.checks if not check.success]
+        return "contract: " + "; ".join(failed) if failed else ""
+
+
+@dataclass(frozen=True)
+class _Term:
+    """An expectation with its name, its limit in words, and the setting that holds the limit."""
+
+    name: str
+    limit: str
+    setting: str
+    expectation: Any
+
+
+def check_contract(
+    statistics: CorpusStatistics, settings: ContractSettings, title: str
+) -> tuple[ContractResult, str]:
+    """Validate a corpus, and return the result with its HTML page.
+
+    Args:
+        statistics: figures of every document and of the whole.
+        settings: the limits.
+        title: name of the source, for the page.
+    """
+    frame = statistics.documents.assign(duplicate_share=statistics.duplicate_share)
+    frame = frame.assign(**{_column(name): share for name, share in statistics.unknown_shares.items()})
+    with _quiet():
+        terms = [
+            *_count_terms(settings),
+            *_text_terms(settings),
+            *_split_terms(settings),
+            *_token_terms(settings, statistics.unknown_shares),
+        ]
+        result = _validate(frame, terms)
+        page = render_contract_page(result, title)
+    checks = tuple(_check(term, outcome) for term, outcome in zip(terms, result.results, strict=True))
+    return ContractResult(success=bool(result.success), checks=checks), page
+
+
+def _column(tokenizer_name: str) -> str:
+    return f"unknown_share_{tokenizer_name}"
+
+
+def _count_terms(settings: ContractSettings) -> list[_Term]:
+    from great_expectations.expectations import ExpectTableRowCountToBeBetween
+    from great_expectations.expectations.row_conditions import Column
+
+    terms = []
+    for name, part, setting, limit in (
+        ("num_train_documents", TRAIN, "min_documents", settings.min_documents),
+        ("num_held_out_documents", HELD_OUT, "min_held_out_documents", settings.min_held_out_documents),
+    ):
+        expectation = ExpectTableRowCountToBeBetween(
+            min_value=limit,
+            row_condition=Column("part") == part,
+            description=f"At least {limit} {part.replace('_', '-')} documents",
+        )
+        terms.append(_Term(name, f">= {limit}", f"corpus.contract.{setting}", expectation))
+    return terms
+
+
+def _text_terms(settings: ContractSettings) -> list[_Term]:
+    from great_expectations import expectations as gxe
+
+    median, empty, repeated = (
+        settings.min_median_characters,
+        settings.max_empty_share,
+        settings.max_duplicate_share,
+    )
+    return [
+        _Term(
+            "median_characters",
+            f">= {median}",
+            "corpus.contract.min_median_characters",
+            gxe.ExpectColumnMedianToBeBetween(
+                column="num_characters",
+                min_value=median,
+                description=f"The median document has at least {median} characters",
+            ),
+        ),
+        _Term(
+            "empty_documents_share",
+            f"<= {empty:g}",
+            "corpus.contract.max_empty_share",
+            gxe.ExpectColumnValuesToBeInSet(
+                column="has_text",
+                value_set=[1],
+                mostly=1.0 - empty,
+                description=f"At most {empty:.2%} of the documents have no text",
+            ),
+        ),
+        _Term(
+            "invalid_utf8_share",
+            "0",
+            "",
+            gxe.ExpectColumnValuesToBeInSet(
+                column="is_valid_utf8",
+                value_set=[1],
+                description="Every document can be written as UTF-8 (no lone surrogates)",
+            ),
+        ),
+        _Term(
+            "most_nul_characters",
+            "0",
+            "",
+            gxe.ExpectColumnMaxToBeBetween(
+                column="num_nuls", max_value=0, description="No document holds a NUL character"
+            ),
+        ),
+        _Term(
+            "duplicate_share",
+            f"<= {repeated:g}",
+            "corpus.contract.max_duplicate_share",
+            gxe.ExpectColumnMaxToBeBetween(
+                column="duplicate_share",
+                max_value=repeated,
+                description=f"At most {repeated:.0%} of the source's documents repeat another one",
+            ),
+        ),
+    ]
+
+
+def _split_terms(settings: ContractSettings) -> list[_Term]:
+    from great_expectations import expectations as gxe
+    from great_expectations.expectations.row_conditions import Column
+
+    share, documents = settings.max_leaked_share, settings.max_leaking_documents_share
+    held_out = Column("part") == HELD_OUT
+    return [
+        _Term(
+            "held_out_in_train_share",
+            "0",
+            "",
+            gxe.ExpectColumnValuesToBeInSet(
+                column="is_in_train",
+                value_set=[0],
+                row_condition=held_out,
+                description="No held-out document is a training document",
+            ),
+        ),
+        _Term(
+            "leaking_documents_share",
+            f"<= {documents:g}",
+            "corpus.contract.max_leaking_documents_share",
+            gxe.ExpectColumnValuesToBeBetween(
+                column="leaked_share",
+                max_value=share,
+                mostly=1.0 - documents,
+                row_condition=held_out,
+                description=f"At most {documents:.0%} of the held-out documents share more than {share:.0%} "
+                "of their long n-grams with training documents",
+            ),
+        ),
+    ]
+
+
+def _token_terms(settings: ContractSettings, shares: Mapping[str, float]) -> list[_Term]:
+    from great_expectations.expectations import ExpectColumnMaxToBeBetween
+
+    limit = settings.max_unknown_share
+    return [
+        _Term(
+            _column(name),
+            f"<= {limit:g}",
+            "corpus.contract.max_unknown_share",
+            ExpectColumnMaxToBeBetween(
+                column=_column(name),
+                max_value=limit,
+                description=f"At most {limit:.2%} of the {name} tokens are unknown or byte fallbacks",
+            ),
+        )
+        for name in shares
+    ]
+
+
+def _validate(frame: pd.DataFrame, terms: list[_Term]) -> Any:
+    """Run the suite in a context that lives in memory only, and return its validation result."""
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import (
+        DataContextConfig,
+        InMemoryStoreBackendDefaults,
+        ProgressBarsConfig,
+    )
+
+    # The default ephemeral context leaves an empty folder behind for a docs site that nobody reads.
+    configuration = DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+        progress_bars=ProgressBarsConfig(globally=False),
+    )
+    context = gx.get_context(mode="ephemeral", project_config=configuration)
+    asset = context.data_sources.add_pandas("corpus").add_dataframe_asset("documents")
+    batch = asset.add_batch_definition_whole_dataframe("all")
+    suite = context.suites.add(gx.ExpectationSuite(name="data_contract"))
+    for term in terms:
+        suite.add_expectation(term.expectation)
+    definition = context.validation_definitions.add(
+        gx.ValidationDefinition(name="data_contract", data=batch, suite=suite)
+    )
+    checkpoint = context.checkpoints.add(
+        gx.Checkpoint(name="data_contract", validation_definitions=[definition], result_format="SUMMARY")
+    )
+    outcome = checkpoint.run(batch_parameters={"dataframe": frame})
+    (result,) = outcome.run_results.values()
+    for term, one in zip(terms, result.results, strict=True):
+        if one.exception_info.get("raised_exception"):
+            raise RuntimeError(f"{term.name}: {one.exception_info['exception_message']}")
+        # The library's renderers take Python's numbers alone.
+        one.result = _plain(one.result)
+    return result
+
+
+def _check(term: _Term, outcome: Any) -> ContractCheck:
+    result = outcome.result
+    if "observed_value" in result:
+        observed = result["observed_value"]
+    else:
+        num_looked_at = result["element_count"] - result["missing_count"]
+        observed = result["unexpected_count"] / num_looked_at if num_looked_at else None
+    return ContractCheck(
+        name=term.name,
+        observed=observed,
+        limit=term.limit,
+        success=bool(outcome.success),
+        setting=term.setting,
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the library's flood of INFO lines, and give its logger back as it was."""
+    logger = logging.getLogger("great_expectations")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,171 @@
+"""A corpus and its report, and how both are kept in a directory.
+
+A corpus directory holds `train.parquet`, `held_out.parquet`, `report.json` and `contract.html`. It is written
+beside its place and renamed into it, so that a directory with that name is always whole; reading compares
+the documents with the fingerprints of the report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from distillation.corpus.contract import ContractCheck
+from distillation.corpus.documents import Document
+from distillation.errors import CorpusError, one_line
+
+if TYPE_CHECKING:
+    import datasets
+
+TRAIN_FILE, HELD_OUT_FILE = "train.parquet", "held_out.parquet"
+REPORT_FILE, PAGE_FILE = "report.json", "contract.html"
+
+
+class CorpusReport(BaseModel):
+    """Where the documents come from, what was dropped, and what the contract found."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    source: str
+    """Kind and name of the source that was accepted, for example `hub Salesforce/wikitext ...`."""
+    source_kind: str
+    """`hub`, `file` or `documentation`."""
+    fallback_reasons: tuple[str, ...] = ()
+    """Why each source before it was not used."""
+    refused_files: tuple[str, ...] = ()
+    """Files of the source that were left out, with the reason."""
+    num_documents_read: int
+    """Documents that the source gave until the limits were reached."""
+    num_short_dropped: int
+    """Documents below `corpus.min_document_characters`."""
+    num_duplicates_dropped: int
+    """Documents that repeat an earlier one exactly."""
+    num_contaminated_dropped: int
+    """Training documents that share too many long n-grams with held-out ones."""
+    num_train_documents: int
+    """Training documents kept."""
+    num_held_out_documents: int
+    """Held-out documents kept."""
+    train_bytes: int
+    """UTF-8 bytes of the training documents."""
+    held_out_bytes: int
+    """UTF-8 bytes of the held-out documents, the denominator of bits per byte."""
+    duplicate_share: float
+    """Share of the source's documents that were repeats."""
+    leaked_share: float
+    """Mean share of a held-out document's long n-grams that stand in training documents."""
+    unknown_shares: dict[str, float] = {}
+    """For each tokenizer, the share of tokens that are unknown or byte fallbacks."""
+    character_quantiles: dict[str, float] = {}
+    """Lengths of the documents, in characters, at some quantiles."""
+    train_fingerprint: str
+    """Hash of the training documents in their order, 16 hexadecimal digits."""
+    held_out_fingerprint: str
+    """Hash of the held-out documents: results with the same one are comparable."""
+    checks: tuple[ContractCheck, ...] = ()
+    """The contract, expectation by expectation."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents to train on, documents to measure on, and where they come from."""
+
+    train: datasets.Dataset
+    """Columns text, document_id (SHA-256 of the text in hexadecimal), origin."""
+    held_out: datasets.Dataset
+    """The same columns."""
+    report: CorpusReport
+    """What was read, dropped and checked."""
+    contract_page: str
+    """The contract's result as one self-contained HTML page."""
+
+
+def fingerprint_of(document_ids: Iterable[str]) -> str:
+    """Return 16 hexadecimal digits that change with any document and with their order."""
+    return hashlib.sha256("\n".join(document_ids).encode()).hexdigest()[:16]
+
+
+def dataset_of(documents: Sequence[Document]) -> datasets.Dataset:
+    """Return the documents as a data set in memory."""
+    import datasets
+
+    text = datasets.Value("string")
+    return datasets.Dataset.from_dict(
+        {
+            "text": [document.text for document in documents],
+            "document_id": [document.document_id for document in documents],
+            "origin": [document.origin for document in documents],
+        },
+        features=datasets.Features({"text": text, "document_id": text, "origin": text}),
+    )
+
+
+def save_corpus(corpus: Corpus, directory: Path) -> None:
+    """Write `corpus` to `directory`, replacing what is there only when everything is written."""
+    directory = Path(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        whole = temporary / "new"
+        whole.mkdir()
+        write_corpus_files(corpus, whole)
+        if directory.exists():
+            os.replace(directory, temporary / "old")
+        os.replace(whole, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_corpus_files(corpus: Corpus, directory: Path) -> None:
+    """Write the files of `corpus` into the existing `directory`."""
+    import pyarrow.parquet as pq
+
+    for dataset, name in ((corpus.train, TRAIN_FILE), (corpus.held_out, HELD_OUT_FILE)):
+        # An indices mapping (after shuffle or select) would be lost by the table alone.
+        pq.write_table(dataset.with_format("arrow")[:], directory / name)
+    (directory / REPORT_FILE).write_text(corpus.report.model_dump_json(indent=1), encoding="utf-8")
+    (directory / PAGE_FILE).write_text(corpus.contract_page, encoding="utf-8")
+
+
+def read_corpus(directory: Path) -> Corpus:
+    """Read a corpus that `save_corpus` wrote.
+
+    Raises:
+        CorpusError: a file is missing or damaged, or the documents are not the report's.
+    """
+    directory = Path(directory)
+    try:
+        report = CorpusReport.model_validate_json((directory / REPORT_FILE).read_bytes())
+        train, held_out = (_read_parquet(directory / name) for name in (TRAIN_FILE, HELD_OUT_FILE))
+        page = (directory / PAGE_FILE).read_text(encoding="utf-8")
+    except (OSError, ValueError, ValidationError) as error:
+        raise CorpusError(
+            f"corpus directory {directory} cannot be read ({one_line(error)}); "
+            "remove it and load the corpus again"
+        ) from error
+    for part, dataset, expected in (
+        ("train", train, report.train_fingerprint),
+        ("held-out", held_out, report.held_out_fingerprint),
+    ):
+        if fingerprint_of(dataset["document_id"]) != expected:
+            raise CorpusError(
+                f"corpus directory {directory}: the {part} documents are not those of its report; "
+                "remove it and load the corpus again"
+            )
+    return Corpus(train, held_out, report, page)
+
+
+def _read_parquet(path: Path) -> datasets.Dataset:
+    import datasets
+    import pyarrow.parquet as pq
+
+    # Not Dataset.from_parquet, which would copy everything into a cache outside this directory.
+    return datasets.Dataset(pq.read_table(path))

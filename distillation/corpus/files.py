@@ -1,0 +1,152 @@
+"""Local documents: txt, jsonl and parquet files, and folders of them, always in the same order.
+
+A txt or jsonl file that is not valid UTF-8 is refused as a whole, before any of its documents is used, with
+the offset of the first bad byte; the other files of its folder are still read. Files whose *structure* is
+wrong (broken JSON, no such column, no parquet at all) refuse the source: the setting is then likely wrong.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from distillation.config import FileSource
+from distillation.corpus.articles import cut_plain_text, join_article_lines
+from distillation.corpus.documents import Document
+from distillation.errors import CorpusError, one_line
+
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+_CHUNK_BYTES = 1 << 20
+_ROWS_A_BATCH = 1024
+
+
+def iterate_files(source: FileSource, refuse: Callable[[str], None]) -> Iterator[Document]:
+    """Yield the documents of the file or folder `source.path`.
+
+    Args:
+        source: where to read, and the field that holds the text.
+        refuse: called with the reason for each file that is left out.
+
+    Raises:
+        CorpusError: the path is missing or holds no readable file, or a file's structure is wrong.
+    """
+    root, files = _find_files(source.path)
+    num_refused = 0
+    for path in files:
+        name = path.relative_to(root).as_posix()
+        if path.suffix.lower() != ".parquet":
+            offset = _invalid_utf8_offset(path)
+            if offset is not None:
+                num_refused += 1
+                refuse(f"{name}: invalid UTF-8 at byte {offset}; convert the file to UTF-8")
+                continue
+        for index, text in enumerate(_texts(path, name, source.text_column)):
+            yield Document(text, f"{name}:{index}")
+    if num_refused == len(files):
+        # The one reason that matters is already recorded; without it the source just looks empty.
+        raise CorpusError("no file is valid UTF-8; convert the files, see the refused ones")
+
+
+def check_text(value: Any, column: str, where: str) -> str:
+    """Return the text of a row; a missing value is an empty text, any other type an error."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise CorpusError(
+            f"{where}: text_column = {column!r} holds {type(value).__name__}, not text; name a text column"
+        )
+    return value
+
+
+def missing_column(column: str, columns: Iterable[str], where: str) -> CorpusError:
+    """Return the error of a text column that is not there, naming the columns that are."""
+    known = ", ".join(sorted(map(str, columns))) or "none"
+    return CorpusError(f"{where}: no column text_column = {column!r}; the columns are: {known}")
+
+
+def _find_files(path: str) -> tuple[Path, list[Path]]:
+    """Return the folder that names are relative to, and the files in the order of their names."""
+    root = Path(path).expanduser()
+    if not path.strip() or not root.exists():
+        raise CorpusError("no such file or folder; give an existing one")
+    if root.is_file():
+        if root.suffix.lower() not in SUFFIXES:
+            raise CorpusError(f"suffix {root.suffix!r} is not read; give one of {', '.join(SUFFIXES)}")
+        return root.parent, [root]
+    found: list[Path] = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(folder) / name
+            for name in names
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        ]
+    if not found:
+        raise CorpusError(f"the folder holds no {', '.join(SUFFIXES)} file; put the documents there")
+    return root, sorted(found, key=lambda file: file.relative_to(root).as_posix())
+
+
+def _invalid_utf8_offset(path: Path) -> int | None:
+    """Return the offset of the first byte that is not UTF-8, or None."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    num_read = 0
+    with path.open("rb") as file:
+        while True:
+            chunk = file.read(_CHUNK_BYTES)
+            # A character may straddle two chunks: the decoder keeps its first bytes.
+            num_pending = len(decoder.getstate()[0])
+            try:
+                decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                return num_read - num_pending + error.start
+            if not chunk:
+                return None
+            num_read += len(chunk)
+
+
+def _texts(path: Path, name: str, column: str) -> Iterator[str]:
+    suffix = path.suffix.lower()
+    if suffix == ".txt":
+        # Universal newlines would also be done later, by the cleaning; cutting needs them now.
+        with path.open(encoding="utf-8-sig") as file:
+            yield from cut_plain_text(file.read())
+    elif suffix == ".jsonl":
+        yield from join_article_lines(_json_rows(path, name, column))
+    else:
+        yield from join_article_lines(_parquet_rows(path, name, column))
+
+
+def _json_rows(path: Path, name: str, column: str) -> Iterator[str]:
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            where = f"{name} line {number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise CorpusError(f"{where}: not JSON ({one_line(error)}); mend or remove it") from None
+            if not isinstance(row, dict):
+                raise CorpusError(f"{where}: a line must be a JSON object with a field {column!r}")
+            if column not in row:
+                raise missing_column(column, row, where)
+            yield check_text(row[column], column, where)
+
+
+def _parquet_rows(path: Path, name: str, column: str) -> Iterator[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            if column not in file.schema_arrow.names:
+                raise missing_column(column, file.schema_arrow.names, name)
+            for batch in file.iter_batches(batch_size=_ROWS_A_BATCH, columns=[column]):
+                for value in batch.column(0).to_pylist():
+                    yield check_text(value, column, name)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{name}: cannot be read as parquet ({one_line(error)})") from None

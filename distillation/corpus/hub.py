@@ -1,0 +1,137 @@
+"""Documents of a dataset on the Hugging Face hub, or on the mirror that `HF_ENDPOINT` names.
+
+The `datasets` library finds the files and reads them. It retries an unreachable hub for a long time, so the
+endpoint is asked once, with a limit on the wall clock, before the library is. A dataset much larger than what
+is wanted is streamed, so that only the row groups that are used cross the network; a small one is downloaded
+into the library's cache, from where `HF_HUB_OFFLINE=1` reads it again without any network.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from distillation.config import CorpusSettings, HubSource
+from distillation.corpus.articles import join_article_lines
+from distillation.corpus.documents import Document
+from distillation.corpus.files import check_text, missing_column
+from distillation.errors import CorpusError, one_line
+
+DOWNLOAD_WHOLE_BYTES = 64_000_000
+"""Up to this size together, files are downloaded and cached; beyond, streamed if little of them is wanted."""
+
+
+class HubReach:
+    """Whether the hub answers: asked once, then remembered, so that several hub sources cost one wait."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._answer: tuple[str | None] | None = None
+
+    def why_unreachable(self) -> str | None:
+        """Return the reason why the hub cannot be used, or None if it answers."""
+        if self._answer is None:
+            self._answer = (_ask_endpoint(self._timeout),)
+        return self._answer[0]
+
+
+def iterate_hub(source: HubSource, settings: CorpusSettings, reach: HubReach) -> Iterator[Document]:
+    """Yield the documents of one split of a hub dataset in its own order.
+
+    Raises:
+        CorpusError: the hub does not answer, or has no such dataset, revision, split, file or text column.
+    """
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE:
+        reason = reach.why_unreachable()
+        if reason is not None:
+            raise CorpusError(reason)
+    dataset = _open_dataset(source, settings, is_offline=constants.HF_HUB_OFFLINE)
+    name = f"{source.path}/{source.split}"
+    for index, text in enumerate(join_article_lines(_rows(dataset, source))):
+        yield Document(text, f"{name}:{index}")
+
+
+def _ask_endpoint(timeout: float) -> str | None:
+    """Ask the endpoint for anything at all; any answer below status 500 will do."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    endpoint = constants.ENDPOINT
+    remedy = "check the network or HF_ENDPOINT, or set HF_HUB_OFFLINE=1 to use only cached datasets"
+    outcome: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            status = get_session().head(endpoint, timeout=timeout, follow_redirects=False).status_code
+            outcome.append(f"answers with status {status}" if status >= 500 else None)
+        except Exception as error:
+            outcome.append(f"does not answer ({one_line(error)})")
+
+    # A thread, because a name server that is silent blocks beyond any timeout of the client.
+    thread = threading.Thread(target=ask, name="hub-reachability", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if not outcome:
+        return f"hub {endpoint} does not answer within hub_timeout = {timeout:g} s; {remedy}"
+    return None if outcome[0] is None else f"hub {endpoint} {outcome[0]}; {remedy}"
+
+
+def _open_dataset(source: HubSource, settings: CorpusSettings, *, is_offline: bool) -> Any:
+    """Return an iterable dataset of the split, streamed or from the cache."""
+    import datasets
+
+    try:
+        builder = datasets.load_dataset_builder(
+            source.path,
+            name=source.name,
+            revision=source.revision,
+            data_files={source.split: list(source.data_files)} if source.data_files else None,
+        )
+        if not is_offline and _is_streamed(builder, source, settings):
+            return builder.as_streaming_dataset(split=source.split)
+        builder.download_and_prepare()
+        return builder.as_dataset(split=source.split)
+    except CorpusError:
+        raise
+    except Exception as error:
+        # The library raises a dozen unrelated types for "not there"; each is the user's to mend.
+        place = "the cache, as HF_HUB_OFFLINE is set" if is_offline else "the hub"
+        raise CorpusError(
+            f"dataset cannot be loaded from {place} ({one_line(error)}); "
+            "check path, name, split, revision and data_files"
+        ) from error
+
+
+def _is_streamed(builder: Any, source: HubSource, settings: CorpusSettings) -> bool:
+    """Stream when the files are large and more than what is wanted."""
+    files = builder.config.data_files
+    if not files:
+        return False
+    if source.split not in files:
+        raise CorpusError(f"no split = {source.split!r}; the splits are: {', '.join(map(str, files))}")
+    num_wanted = settings.max_train_bytes
+    if num_wanted is None:
+        return False
+    from huggingface_hub import HfFileSystem
+
+    file_system = HfFileSystem()
+    num_bytes = sum(file_system.info(url)["size"] or 0 for url in files[source.split])
+    return num_bytes > max(DOWNLOAD_WHOLE_BYTES, num_wanted)
+
+
+def _rows(dataset: Any, source: HubSource) -> Iterator[str]:
+    where = f"split {source.split}"
+    iterator = iter(dataset)
+    while True:
+        try:
+            row = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise CorpusError(f"reading the dataset failed ({one_line(error)}); try again") from error
+        if source.text_column not in row:
+            raise missing_column(source.text_column, row, where)
+        yield check_text(row[source.text_column], source.text_column, where)

@@ -1,0 +1,215 @@
+"""From an ordered list of sources to a corpus that satisfies the data contract.
+
+Each source is read until both parts have their bytes, cleaned, split by content, decontaminated and judged.
+The first that passes is used; why the others did not is logged once and kept in the report.
+
+Invariants: a document's part depends on its text alone, so other documents never move it across; no text is
+in a corpus twice; the same source gives the same corpus. A document is cut only where it is by itself larger
+than its part may be and the part would else be empty; it then stays in the part of the whole document.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from distillation.config import CorpusSettings, Source
+from distillation.corpus.contract import check_contract
+from distillation.corpus.corpus import Corpus, CorpusReport, dataset_of, fingerprint_of
+from distillation.corpus.documents import Document, is_held_out
+from distillation.corpus.hub import HubReach
+from distillation.corpus.ngrams import find_contaminated, measure_overlap
+from distillation.corpus.sources import SourceNotes, describe_source, iterate_source
+from distillation.corpus.statistics import CorpusStatistics, measure_documents, measure_unknown_shares
+from distillation.errors import CorpusError, one_line
+
+logger = logging.getLogger(__name__)
+
+_FULL_SHARE = 0.9
+"""From this share of its limit on, a part that a document would overflow is full; below, it waits for more."""
+_QUANTILES = {"5%": 0.05, "50%": 0.5, "95%": 0.95}
+
+
+def load_corpus(settings: CorpusSettings, tokenizers: Mapping[str, Any]) -> Corpus:
+    """Return the corpus of the first source that loads and passes the contract.
+
+    Args:
+        settings: sources in order, limits, contract.
+        tokenizers: by role, for example teacher and student; the contract looks for unknown tokens of each.
+
+    Raises:
+        CorpusError: no source passes; one line with the reason of each.
+    """
+    reach = HubReach(settings.hub_timeout)
+    reasons: list[str] = []
+    for index, source in enumerate(settings.sources):
+        name = f"corpus.sources[{index}] = {describe_source(source)}"
+        try:
+            return _load_source(source, settings, tokenizers, reach, tuple(reasons))
+        except CorpusError as error:
+            reasons.append(f"{name}: {one_line(error)}")
+            if index + 1 < len(settings.sources):
+                logger.warning("%s; trying the next source", reasons[-1])
+    advice = "; add documentation as the last source, it is always there"
+    if any(source.kind == "documentation" for source in settings.sources):
+        advice = ""
+    raise CorpusError(" | ".join(reasons) + advice)
+
+
+def _load_source(
+    source: Source,
+    settings: CorpusSettings,
+    tokenizers: Mapping[str, Any],
+    reach: HubReach,
+    fallback_reasons: tuple[str, ...],
+) -> Corpus:
+    notes = SourceNotes(reach)
+    intake = _read_documents(source, settings, notes)
+    for refused in notes.refused_files:
+        logger.warning("%s: file left out: %s", describe_source(source), refused)
+    train, held_out = intake.train.finish(), intake.held_out.finish()
+    if not train and not intake.invalid:
+        raise CorpusError(_why_empty(intake, settings, notes.refused_files))
+    overlap = measure_overlap([one.text for one in train], [one.text for one in held_out])
+    is_dropped = find_contaminated(overlap, settings.contract.max_leaked_share)
+    kept = [document for document, dropped in zip(train, is_dropped, strict=True) if not dropped]
+    leaked = overlap.leaked_shares(~is_dropped)
+    statistics = CorpusStatistics(
+        measure_documents(kept, held_out, intake.invalid, leaked),
+        duplicate_share=intake.num_duplicates / max(intake.num_duplicates + len(intake.seen), 1),
+        unknown_shares=measure_unknown_shares(tokenizers, [*kept, *held_out]),
+    )
+    contract, page = check_contract(statistics, settings.contract, describe_source(source))
+    if not contract.success:
+        raise CorpusError(contract.reason() + _dropped_note(intake, settings))
+    report = CorpusReport(
+        source=describe_source(source),
+        source_kind=source.kind,
+        fallback_reasons=fallback_reasons,
+        refused_files=tuple(notes.refused_files),
+        num_documents_read=intake.num_read,
+        num_short_dropped=intake.num_short,
+        num_duplicates_dropped=intake.num_duplicates,
+        num_contaminated_dropped=int(is_dropped.sum()),
+        num_train_documents=len(kept),
+        num_held_out_documents=len(held_out),
+        train_bytes=sum(_num_bytes(document.text) for document in kept),
+        held_out_bytes=sum(_num_bytes(document.text) for document in held_out),
+        duplicate_share=statistics.duplicate_share,
+        leaked_share=float(leaked.mean()) if len(leaked) else 0.0,
+        unknown_shares=statistics.unknown_shares,
+        character_quantiles=_quantiles([*kept, *held_out]),
+        train_fingerprint=fingerprint_of(document.document_id for document in kept),
+        held_out_fingerprint=fingerprint_of(document.document_id for document in held_out),
+        checks=contract.checks,
+    )
+    return Corpus(dataset_of(kept), dataset_of(held_out), report, page)
+
+
+@dataclass
+class _Part:
+    """Documents of one part, up to its limit in bytes."""
+
+    limit: int | None
+    documents: list[Document] = field(default_factory=list)
+    num_bytes: int = 0
+    is_full: bool = False
+    oversized: Document | None = None
+
+    def add(self, document: Document) -> None:
+        num_bytes = _num_bytes(document.text)
+        if self.is_full:
+            return
+        if self.limit is not None and num_bytes > self.limit:
+            self.oversized = self.oversized or document
+        elif self.limit is not None and self.num_bytes + num_bytes > self.limit:
+            # One long document must not end a part that is still far from its limit.
+            self.is_full = self.num_bytes >= _FULL_SHARE * self.limit
+        else:
+            self.documents.append(document)
+            self.num_bytes += num_bytes
+
+    def finish(self) -> list[Document]:
+        """Return the documents; where there are none, the first oversized one, cut at a character."""
+        if self.documents or self.oversized is None or self.limit is None:
+            return self.documents
+        text = self.oversized.text.encode()[: self.limit].decode("utf-8", errors="ignore")
+        return [Document(text, self.oversized.origin)]
+
+
+@dataclass
+class _Intake:
+    """What one source gave."""
+
+    train: _Part
+    held_out: _Part
+    invalid: list[Document] = field(default_factory=list)
+    seen: set[bytes] = field(default_factory=set)
+    num_read: int = 0
+    num_short: int = 0
+    num_duplicates: int = 0
+
+
+def _read_documents(source: Source, settings: CorpusSettings, notes: SourceNotes) -> _Intake:
+    """Read until both parts are full or the source ends; one full part does not starve the other."""
+    intake = _Intake(_Part(settings.max_train_bytes), _Part(settings.max_held_out_bytes))
+    for raw in iterate_source(source, settings, notes):
+        intake.num_read += 1
+        document = Document(raw.text.replace("\r\n", "\n").replace("\r", "\n"), raw.origin)
+        if len(document.text) < settings.min_document_characters:
+            intake.num_short += 1
+            continue
+        key = bytes.fromhex(document.document_id)
+        if key in intake.seen:
+            intake.num_duplicates += 1
+            continue
+        intake.seen.add(key)
+        if not _is_valid_utf8(document.text):
+            intake.invalid.append(document)
+            continue
+        part = intake.held_out if is_held_out(document.document_id, settings.held_out_share) else intake.train
+        part.add(document)
+        if intake.train.is_full and intake.held_out.is_full:
+            break
+    return intake
+
+
+def _is_valid_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _num_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _quantiles(documents: list[Document]) -> dict[str, float]:
+    lengths = [len(document.text) for document in documents]
+    return {name: float(np.quantile(lengths, share)) for name, share in _QUANTILES.items()}
+
+
+def _why_empty(intake: _Intake, settings: CorpusSettings, refused_files: list[str]) -> str:
+    if refused_files and not intake.num_read:
+        return f"no file can be read: {'; '.join(refused_files)}"
+    if not intake.num_read:
+        return "the source holds no document; give one that does"
+    return "no training document" + (
+        _dropped_note(intake, settings) or f" among {intake.num_read} documents; give more documents"
+    )
+
+
+def _dropped_note(intake: _Intake, settings: CorpusSettings) -> str:
+    """Say how many documents were too short, where that may be the cause."""
+    if not intake.num_short:
+        return ""
+    return (
+        f"; {intake.num_short} of {intake.num_read} documents have fewer than "
+        f"corpus.min_document_characters = {settings.min_document_characters} characters"
+    )

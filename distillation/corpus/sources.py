@@ -1,0 +1,59 @@
+"""Where documents come from: one iterator for every kind of source.
+
+A source yields documents in an order that is the same on each reading. What it cannot give raises
+`CorpusError`, whose message says what is wrong and what to do; the loader puts the source's name before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from distillation.config import CorpusSettings, FileSource, HubSource, Source
+from distillation.corpus.documents import Document
+from distillation.corpus.files import iterate_files
+from distillation.corpus.hub import HubReach, iterate_hub
+
+
+@dataclass
+class SourceNotes:
+    """What reading sources found out besides the documents."""
+
+    hub: HubReach
+    refused_files: list[str] = field(default_factory=list)
+    """Reasons of the files of the current source that were left out."""
+
+
+def describe_source(source: Source) -> str:
+    """Return the kind and the name of `source`, for messages and reports."""
+    if isinstance(source, HubSource):
+        name = f"{source.path}/{source.name}" if source.name else source.path
+        return f"hub {name} split {source.split} revision {source.revision}"
+    if isinstance(source, FileSource):
+        return f"file {source.path!r}"
+    return "documentation"
+
+
+def iterate_source(
+    source: Source, settings: CorpusSettings, notes: SourceNotes | None = None
+) -> Iterator[Document]:
+    """Yield the documents of `source` as they are; nothing is cleaned or dropped here.
+
+    Args:
+        source: what to read.
+        settings: limits that decide how much of a hub dataset is fetched, and how long the hub is awaited.
+        notes: shared by the sources of one corpus, so that the hub is asked once.
+
+    Raises:
+        CorpusError: the source is missing, out of reach, empty of readable files, or wrongly described.
+    """
+    if notes is None:
+        notes = SourceNotes(HubReach(settings.hub_timeout))
+    if isinstance(source, HubSource):
+        yield from iterate_hub(source, settings, notes.hub)
+    elif isinstance(source, FileSource):
+        yield from iterate_files(source, notes.refused_files.append)
+    else:
+        from distillation.corpus.documentation import iterate_documentation
+
+        yield from iterate_documentation()

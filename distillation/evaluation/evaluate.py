@@ -116,12 +116,14 @@ def _measure(
     reference = _reference(source)
     speed = measure_speed(model, _directory(reference, "teacher" if name == TEACHER else "student"))
     tell(f"{name}: samples and speed", 2, 2)
-    return _result(name, reference.path, measured, agreement, samples, speed)
+    dtype = str(model.dtype).removeprefix("torch.")
+    return _result(name, reference.path, dtype, measured, agreement, samples, speed)
 
 
 def _result(
     name: str,
     source: str,
+    dtype: str,
     measured: BitsPerByte,
     agreement: Agreement | None,
     samples: Sequence[Sample],
@@ -130,6 +132,7 @@ def _result(
     return ModelResult(
         name=name,
         source=source,
+        dtype=dtype,
         bits_per_byte=measured.bits_per_byte,
         total_bits=measured.total_bits,
         num_bytes=measured.num_bytes,
@@ -208,7 +211,9 @@ def _load(
 
     reference = _reference(source)
     tokenizer = load_tokenizer(reference, role)
-    dtype = choose_dtype(reference.dtype, device)
+    # Students differ in the third digit, and reduced precision would blur that: as in training, float32.
+    is_student = role == "student"
+    dtype = choose_dtype(reference.dtype, device, training=is_student, name=f"models.{role}.dtype")
     return load_model(reference, role, device=device, dtype=dtype, attention=reference.attention), tokenizer
 
 

@@ -44,6 +44,8 @@ class ModelResult(BaseModel):
     name: str
     source: str
     """Directory or hub repository of the model, as it was named."""
+    dtype: str
+    """Number format of the weights while they were measured."""
     bits_per_byte: float
     """On the held-out documents; lower is better."""
     total_bits: float

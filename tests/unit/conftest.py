@@ -1,0 +1,81 @@
+"""A comparison with figures given by hand, for the tests of what is made of one."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+
+NUM_DOCUMENTS = 40
+
+
+def _result(name: str, bits: float, teacher: str = "teacher", continuation: str = " the items of the list."):
+    from distillation.evaluation import Agreement, ModelResult, Sample, Speed
+
+    random = np.random.default_rng(7)  # the same documents for every model
+    num_bytes = random.integers(500, 4000, NUM_DOCUMENTS)
+    hardness = random.normal(1.0, 0.1, NUM_DOCUMENTS)
+    noise = np.random.default_rng(zlib.crc32(name.encode())).normal(1.0, 0.004, NUM_DOCUMENTS)
+    document_bits = num_bytes * hardness * noise
+    document_bits *= bits * num_bytes.sum() / document_bits.sum()
+    is_teacher = name == teacher
+    return ModelResult(
+        name=name,
+        source=f"models/{name}",
+        dtype="float32",
+        bits_per_byte=float(document_bits.sum() / num_bytes.sum()),
+        total_bits=float(document_bits.sum()),
+        num_bytes=int(num_bytes.sum()),
+        per_document_bits=tuple(document_bits.tolist()),
+        per_document_bytes=tuple(num_bytes.tolist()),
+        num_tokens=int(num_bytes.sum() / (3.6 if is_teacher else 2.9)),
+        num_unscored_bytes=0,
+        num_unknown_tokens=0,
+        accuracy=0.7 - 0.15 * bits,
+        expected_calibration_error=0.02 * bits,
+        gap_closed=None,
+        gap_closed_interval=None,
+        agreement=None
+        if is_teacher
+        else Agreement(
+            top1_agreement=1 - 0.2 * bits,
+            kl_divergence=bits - 1.2,
+            num_positions=9000,
+            num_student_tokens=12000,
+            num_refused_documents=0,
+        ),
+        samples=tuple(
+            Sample(prompt=prompt, continuation=continuation, num_tokens=9)
+            for prompt in ("Return a new list containing", "The function raises", "Parameters\n----------\n")
+        ),
+        speed=Speed(
+            forward_tokens_per_second=21_000.0 if is_teacher else 64_000.0,
+            generated_tokens_per_second=150.0 if is_teacher else 420.0,
+            num_parameters=4_012_000 if is_teacher else 1_480_000,
+            num_active_parameters=2_900_000 if is_teacher else 1_480_000,
+            size_on_disk=8_024_000 if is_teacher else 2_960_000,
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def make_evaluation():
+    """The function (continuation=..., **bits per byte by name) -> Evaluation."""
+
+    def make(continuation: str = " the items of the list.", **bits: float):
+        from distillation.config import EvaluationSettings
+        from distillation.evaluation import Evaluation
+        from distillation.evaluation.evaluate import _with_gap_closed
+
+        results = {name: _result(name, value, continuation=continuation) for name, value in bits.items()}
+        return Evaluation(
+            results=_with_gap_closed(results),
+            held_out_fingerprint="5d41402abc4b2a76",
+            num_held_out_documents=NUM_DOCUMENTS,
+            num_held_out_bytes=next(iter(results.values())).num_bytes,
+            device="cpu",
+            settings=EvaluationSettings(),
+        )
+
+    return make

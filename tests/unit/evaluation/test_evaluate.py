@@ -1,0 +1,101 @@
+"""The whole comparison on the tiny pair: loading, every measure, and what is said to be missing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from distillation.config import EvaluationSettings, ModelReference
+from distillation.errors import ModelError
+from distillation.evaluation import (
+    Evaluation,
+    bits_per_byte,
+    completeness,
+    evaluate_models,
+    flat_metrics,
+)
+from distillation.models import load_model, load_tokenizer
+
+SETTINGS = EvaluationSettings(max_length=64, stride=48, batch_size=16, num_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def texts(english_documents):
+    return [document[:500] for document in english_documents[:6]]
+
+
+@pytest.fixture(scope="module")
+def evaluation(tiny_teacher_dir, tiny_student_dir, texts):
+    entries = {"distilled": ModelReference(path=str(tiny_student_dir))}
+    entries |= {"untouched": tiny_student_dir, "odd": tiny_student_dir}
+    return evaluate_models(
+        entries,
+        tiny_teacher_dir,
+        texts,
+        SETTINGS,
+        held_out_fingerprint="0123456789abcdef",
+        device="cpu",
+        show_progress=False,
+    )
+
+
+def test_every_model_is_measured(evaluation, tiny_student_dir, texts):
+    assert list(evaluation.results) == ["untouched", "distilled", "teacher", "odd"]
+    result = evaluation.results["distilled"]
+    reference = ModelReference(path=str(tiny_student_dir))
+    measured = bits_per_byte(
+        load_model(reference, "student", dtype="float32"),
+        load_tokenizer(reference, "student"),
+        texts,
+        max_length=64,
+        stride=48,
+        batch_size=1,
+    )
+    assert result.bits_per_byte == pytest.approx(measured.bits_per_byte, rel=1e-5)
+    assert result.num_bytes == evaluation.num_held_out_bytes == sum(len(t.encode()) for t in texts)
+    assert result.dtype == "float32"
+    assert result.agreement.num_positions > 50
+    assert 0 <= result.agreement.top1_agreement <= 1
+    assert [sample.prompt for sample in result.samples] == list(SETTINGS.prompts)
+    assert result.speed.forward_tokens_per_second > 0
+    assert result.speed.size_on_disk == (tiny_student_dir / "model.safetensors").stat().st_size
+    teacher = evaluation.results["teacher"]
+    assert teacher.agreement is None
+    assert teacher.speed.num_active_parameters < teacher.speed.num_parameters
+
+
+def test_same_model_same_figures(evaluation):
+    first, second = evaluation.results["untouched"], evaluation.results["distilled"]
+    assert first.bits_per_byte == second.bits_per_byte
+    assert first.agreement == second.agreement
+    assert first.samples == second.samples
+
+
+def test_it_goes_through_json(evaluation):
+    assert Evaluation.model_validate_json(evaluation.model_dump_json()) == evaluation
+
+
+def test_flat_metrics_are_finite_floats_with_dotted_names(evaluation):
+    metrics = flat_metrics(evaluation)
+    assert metrics["distilled.bits_per_byte"] == evaluation.results["distilled"].bits_per_byte
+    assert "teacher.top1_agreement" not in metrics
+    assert "distilled.gap_closed" not in metrics  # without text_only no gap is known
+    assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
+
+
+def test_completeness_names_what_is_missing(evaluation):
+    missing = completeness(evaluation)
+    assert "model text_only was not evaluated" in missing
+    assert "model truncate was not evaluated" in missing
+    assert any("gap" in phrase for phrase in missing)
+    assert not any("samples" in phrase or "agreement" in phrase for phrase in missing)
+
+
+def test_a_model_that_is_not_there_is_one_line(tiny_teacher_dir, texts, tmp_path):
+    with pytest.raises(ModelError, match="no such directory"):
+        evaluate_models(
+            {"distilled": tmp_path / "nothing"}, tiny_teacher_dir, texts[:1],
+            EvaluationSettings(max_length=64, stride=48, num_new_tokens=0),
+            held_out_fingerprint="x", device="cpu", show_progress=False,
+        )  # fmt: skip

@@ -1,11 +1,12 @@
 """One text under two tokenizers: ids and byte ends that provably speak of the same bytes.
 
-Tokenizers change text before they split it: Unicode normalisation, a space put in front (dummy prefix), lower
-case. Both sides must read the *same* bytes, so the text is first brought to a fixpoint of both normalisers,
-and if one side puts a space in front, the other is given that space.
+Tokenizers change text before they split it: Unicode normalisation, a space put in front (dummy prefix),
+lower case. Both sides must read the *same* bytes, so the text is first brought to a fixpoint of both
+normalisers, and if one side puts a space in front, the other is given that space.
 
-Invariant: of every pair returned, both id sequences join to the same byte string, and the last end of either
-side is its length. Whatever cannot be brought there is refused and counted by cause, never aligned wrongly.
+Invariant: of every pair returned, both id sequences join to the same byte string, and the last end of
+either side is its length. Whatever cannot be brought there is refused and counted by cause, never aligned
+wrongly.
 """
 
 from __future__ import annotations

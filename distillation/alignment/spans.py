@@ -1,20 +1,23 @@
 """Where the tokens of a teacher and a student stand over the same bytes.
 
-Legend: B windows, T positions (student tokens), the letters stand at the end of a name.
+Legend, at the end of names: B windows, T positions (student tokens), G groups.
 
-A window is `[start] + tokens`, and logits row j predicts token j of the list, so a position *begins* at the byte
-where token j begins: begin(j) = end(j - 1), begin(0) = 0. Aligning positions by where the predicted token
-begins, and not by where it ends, is the causal shift; being off by one here trains on the wrong rows.
+A window is `[start] + tokens`, and logits row j predicts token j of the list, so a position *begins* at
+the byte where token j begins: begin(j) = end(j - 1), begin(0) = 0. Aligning positions by where the
+predicted token begins, and not by where it ends, is the causal shift; being off by one here trains on the
+wrong rows.
 
-For student position j the conditioning teacher position is the row whose token covers begin(j):
-i = the largest row with begin_teacher(i) <= begin_student(j), and k = begin_student(j) - begin_teacher(i) bytes of
-that token are emitted already. A student token that runs past the teacher token's end also covers the `tail`:
-the further teacher tokens that begin before it ends. All windows are handled at once: each is shifted by its own
-large offset, which turns B sorted lists into one.
+For student position j the conditioning teacher position is the row whose token covers begin(j): i = the
+largest row with begin_teacher(i) <= begin_student(j), and k = begin_student(j) - begin_teacher(i) bytes
+of that token are emitted already. A student token that runs past the teacher token's end also covers the
+`tail`: the further teacher tokens that begin before it ends. All windows are handled at once: each is
+shifted by its own large offset, which turns B sorted lists into one.
 
-Invariants: k = 0 exactly at shared boundaries; groups partition both token lists; all group bytes are equal.
+Invariants: k = 0 exactly at shared boundaries; groups partition both token lists; all group bytes are
+equal.
 """
 
+# ruff: noqa: N815 - the shape suffixes of design section 2 stand in field names too.
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -32,7 +35,7 @@ class Alignment:
     teacher_position_BT: np.ndarray
     """int64: row of the teacher's logits; -1 where there is no target."""
     num_emitted_BT: np.ndarray
-    """int32: bytes of the teacher's token that stand before the student's position; 0 at a shared boundary."""
+    """int32: bytes of the teacher's token that stand before the position; 0 at a shared boundary."""
     num_tail_BT: np.ndarray
     """int32: rows `teacher_position + 1 .. + num_tail` are covered too, in whole or in part."""
     is_one_to_one_BT: np.ndarray
@@ -92,7 +95,7 @@ def align_spans(pairs: Sequence[EncodedPair]) -> Alignment:
     reach = np.where(
         teacher.num_tokens > 0, teacher.ends[np.maximum(teacher.first + teacher.num_tokens - 1, 0)], -1
     )
-    # Beyond the teacher's last byte a row of the same window would be found all the same; it predicts nothing.
+    # Beyond the teacher's last byte a row of the window would be found all the same: it predicts nothing.
     used = (student.ends <= reach[student.window]) & (row >= 0)
     row, last_row, at = row[used], last_row[used], (student.window[used], student.position[used])
     alignment.teacher_position_BT[at] = teacher.position[row]

@@ -1,7 +1,7 @@
 """Tokens as byte strings: the common ground on which two tokenizers can be compared.
 
-A text is a string of bytes, and every ordinary token of a tokenizer stands for a byte string, so that
-the concatenation over a text's tokens is the text. Families, told apart by the tokenizer's own components:
+A text is a string of bytes, and every ordinary token of a tokenizer stands for a byte string, so that the
+concatenation over a text's tokens is the text. Families, told apart by the tokenizer's own components:
 
 - byte-level BPE (GPT-2, Llama 3, Qwen): each character of a token names one byte in GPT-2's alphabet;
 - SentencePiece BPE and Unigram (Llama 2, Gemma, T5): `▁` is a space, `<0xNN>` is one byte;
@@ -191,12 +191,14 @@ def byte_alphabet() -> dict[str, int]:
 def _converter(backend: Any, family: str) -> Any:
     """Return the function that turns a model token's string into bytes."""
     if family.startswith("byte_level"):
-        alphabet = byte_alphabet()
+        # Latin-1 that is outside the alphabet must not pass for a byte.
+        letters = dict.fromkeys(range(256), "\uffff")
+        letters |= {ord(letter): chr(byte) for letter, byte in byte_alphabet().items()}
 
         def byte_level(token: str) -> bytes:
             try:
-                return bytes([alphabet[character] for character in token])
-            except KeyError:
+                return token.translate(letters).encode("latin-1")
+            except UnicodeEncodeError:
                 return token.encode("utf-8")  # The decoder passes such strings through unchanged.
 
         return byte_level

@@ -1,0 +1,162 @@
+"""The interface of vocabulary aligners: a teacher's distribution becomes a target over the student's
+vocabulary.
+
+Legend, at the end of names: N used positions, U teacher vocabulary (output rows), V student vocabulary,
+B windows, T positions of a window.
+
+An aligner is built once from two tokenizers and is then nothing but tables: `align` says which row of the
+teacher's logits each student position learns from, `targets` turns those rows into distributions over V.
+
+Invariants: rows of `Targets.probabilities_NV` are non-negative and sum to 1; `residual_N` plus the mass
+that was written is the mass that came in; an aligner that is saved and loaded gives the same targets to
+the bit.
+"""
+
+# ruff: noqa: N815 - the shape suffixes of design section 2 stand in field names too.
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from distillation.alignment.pairs import EncodedPair
+from distillation.alignment.spans import Alignment, align_spans
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+SETTINGS_FILE = "aligner.json"
+TABLES_FILE = "aligner.safetensors"
+FORMAT = 1
+LEAST_WRITTEN_MASS = 1e-6
+"""A row of which the student can write less says nothing about the student's next token."""
+
+AlignerType = TypeVar("AlignerType", bound="Aligner")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is known about N used positions besides the teacher's log-probabilities; torch tensors."""
+
+    teacher_token_N: Tensor
+    """int64: the teacher's token at the conditioning position, the one its logits row predicts."""
+    student_token_N: Tensor
+    """int64: the student's token at the position, the one its logits row predicts."""
+    num_emitted_N: Tensor
+    """int: `Alignment.num_emitted_BT` of the position."""
+    num_tail_N: Tensor
+    """int: `Alignment.num_tail_BT` of the position."""
+    tail_log_prob_N: Tensor
+    """float32: sum of the teacher's log-probabilities of the tail's tokens; 0 without a tail."""
+
+    def __len__(self) -> int:
+        return int(self.teacher_token_N.shape[0])
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Distributions over the student's vocabulary."""
+
+    probabilities_NV: Tensor
+    """float32; each row sums to 1. A row that is not usable has it all on the student's token."""
+    residual_N: Tensor
+    """float32: share of the teacher's mass that no student token could carry, before renormalising."""
+    usable_N: Tensor
+    """bool: False where next to no mass could be written; such rows must not enter a loss."""
+
+
+class Aligner(ABC):
+    """Turns the teacher's next-token distribution into a target over the student's vocabulary.
+
+    Args:
+        num_teacher_rows: U, output rows of the teacher; may be more than its tokenizer has tokens.
+        num_student_rows: V, output rows of the student.
+        tables: tensors that the rule needs.
+        details: JSON-able facts about the tables, for the audit and the record.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self,
+        num_teacher_rows: int,
+        num_student_rows: int,
+        tables: Mapping[str, Tensor],
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.num_teacher_rows = num_teacher_rows
+        self.num_student_rows = num_student_rows
+        self.tables = dict(tables)
+        self.details = dict(details or {})
+
+    @property
+    def student_support_V(self) -> Tensor | None:  # noqa: N802 - a tensor, named like one
+        """bool (V,): when set, the student too is restricted to these columns and renormalised."""
+        return self.tables.get("student_support")
+
+    def align(self, pairs: Sequence[EncodedPair]) -> Alignment:
+        """Return which teacher row each student position of `pairs` learns from, (B, T)."""
+        return align_spans(pairs)
+
+    @abstractmethod
+    def targets(self, teacher_log_probs_NU: Tensor, rows: Rows) -> Targets:
+        """Return the targets of N positions; nothing here takes part in a gradient.
+
+        Args:
+            teacher_log_probs_NU: log-softmax of the teacher's rows.
+            rows: facts about the same positions.
+        """
+
+    def to(self: AlignerType, device: torch.device | str) -> AlignerType:
+        """Return this aligner with its tables on `device`; itself is left alone."""
+        moved = copy.copy(self)
+        moved.tables = {name: table.to(device) for name, table in self.tables.items()}
+        return moved
+
+    def save(self, directory: str | Path) -> None:
+        """Write the aligner into `directory` (safetensors and JSON), which is made if need be."""
+        from safetensors.torch import save
+
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = save({name: table.cpu().contiguous() for name, table in self.tables.items()})
+        settings = {
+            "format": FORMAT,
+            "name": self.name,
+            "num_teacher_rows": self.num_teacher_rows,
+            "num_student_rows": self.num_student_rows,
+            "tables_sha256": hashlib.sha256(content).hexdigest(),
+            "details": self.details,
+        }
+        _write_atomically(folder / TABLES_FILE, content)
+        # The settings come last: a directory that has them is complete.
+        _write_atomically(
+            folder / SETTINGS_FILE, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
+        )
+
+
+def finish(written_NV: Tensor, residual_N: Tensor, student_token_N: Tensor) -> Targets:
+    """Renormalise the mass that was written; rows without any fall back to the text's own token."""
+    import torch
+
+    mass_N = written_NV.sum(dim=1)
+    usable_N = mass_N >= LEAST_WRITTEN_MASS  # False for NaN as well.
+    probabilities_NV = written_NV / mass_N.clamp_min(LEAST_WRITTEN_MASS).unsqueeze(1)
+    lost = (~usable_N).nonzero().squeeze(1)
+    if len(lost):
+        probabilities_NV[lost] = 0.0
+        probabilities_NV[lost, student_token_N[lost].long()] = 1.0
+    return Targets(probabilities_NV, torch.clamp(residual_N, 0.0, 1.0), usable_N)
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

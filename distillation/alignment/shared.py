@@ -1,0 +1,95 @@
+"""Strictly shared vocabulary: the aligner `shared`.
+
+Legend, at the end of names: N used positions, U teacher vocabulary, V student vocabulary.
+
+Only positions whose teacher and student tokens begin and end at the same bytes (1:1 groups) learn from
+the teacher. There both distributions are restricted to the tokens that both vocabularies have, and
+renormalised:
+
+    q(s) = p(t(s)) / sum over shared s' of p(t(s')),  t(s) = the teacher's token with the bytes of s.
+
+Sound, because both condition on the same bytes and rank the same continuations; simple; and blind to the
+rest (arXiv 2610.08448).
+
+Invariants: equal tokenizers give the teacher's softmax itself; no mass outside `student_support_V`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distillation.alignment.base import Aligner, Rows, Targets, finish
+from distillation.alignment.pairs import EncodedPair
+from distillation.alignment.spans import Alignment, align_spans
+from distillation.alignment.token_bytes import TokenBytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SharedAligner(Aligner):
+    """Compares both models on the token strings that both have, where their tokens coincide."""
+
+    name = "shared"
+
+    def align(self, pairs: Sequence[EncodedPair]) -> Alignment:
+        """See `Aligner.align`; only positions of 1:1 groups have a target."""
+        spans = align_spans(pairs)
+        one_to_one_BT = spans.is_one_to_one_BT
+        return Alignment(
+            teacher_position_BT=np.where(one_to_one_BT, spans.teacher_position_BT, -1),
+            num_emitted_BT=np.zeros_like(spans.num_emitted_BT),
+            num_tail_BT=np.zeros_like(spans.num_tail_BT),
+            is_one_to_one_BT=one_to_one_BT,
+        )
+
+    def targets(self, teacher_log_probs_NU: Tensor, rows: Rows) -> Targets:
+        """See `Aligner.targets`."""
+        import torch
+
+        with torch.no_grad():
+            support_V = self.tables["student_support"]
+            log_probs_NV = teacher_log_probs_NU.detach().index_select(1, self.tables["teacher_of_student"])
+            log_probs_NV = log_probs_NV.float().masked_fill(~support_V, -torch.inf)
+            log_mass_N = log_probs_NV.logsumexp(dim=1)
+            # Normalised in log space: the shared tokens may hold very little of the mass.
+            scaled_NV = (log_probs_NV - log_mass_N.clamp_min(-1e4).unsqueeze(1)).exp()
+            mass_N = log_mass_N.exp()
+            written_NV = scaled_NV.mul_((mass_N >= 1e-6).unsqueeze(1))
+            return finish(written_NV, 1.0 - mass_N, rows.student_token_N)
+
+
+def build_shared_tables(
+    teacher: TokenBytes,
+    student: TokenBytes,
+    specials: dict[int, int],
+    *,
+    num_teacher_rows: int,
+    num_student_rows: int,
+    identical: bool,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the tables of `SharedAligner` and facts about them.
+
+    Args:
+        teacher: the teacher's tokens as bytes.
+        student: the student's.
+        specials: teacher id -> student id of special tokens with the *same text*.
+        num_teacher_rows: U.
+        num_student_rows: V.
+        identical: both tokenizers are the same: all rows are shared.
+    """
+    teacher_of_student = np.full(num_student_rows, -1, dtype=np.int64)
+    if identical:
+        both = min(num_teacher_rows, num_student_rows)
+        teacher_of_student[:both] = np.arange(both)
+    else:
+        for token, student_id in student.canonical_ids.items():
+            teacher_of_student[student_id] = teacher.canonical_ids.get(token, -1)
+        for teacher_id, student_id in specials.items():
+            teacher_of_student[student_id] = teacher_id
+    support = teacher_of_student >= 0
+    tables = {"teacher_of_student": np.maximum(teacher_of_student, 0), "student_support": support}
+    return tables, {"num_shared_tokens": int(support.sum())}

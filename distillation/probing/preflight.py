@@ -108,13 +108,15 @@ def check_model(
     """
     from transformers import AutoConfig
 
-    from distillation.models import resolve_path
+    from distillation.models import EMBEDDED, resolve_path
     from distillation.probing.architecture import probe_architecture
     from distillation.probing.checkpoint import check_checkpoint
 
     setting = f"models.{role}.path = {reference.path!r}"
     directory = Path(resolve_path(reference, role)).expanduser()
     if not directory.is_dir():
+        if reference.path == EMBEDDED:
+            raise ModelError(f"{setting}: the embedded model is missing; install the package again")
         cached = _cached_directory(reference)
         if cached is None:
             return None, check_hub(reference, role, timeout=hub_timeout)

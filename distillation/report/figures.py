@@ -1,0 +1,196 @@
+"""Figures of the report: matplotlib drawings as inline SVG that follow the page's light or dark colours.
+
+Figures are narrow, so that their words stay readable when a phone shrinks them. Colours are Okabe and Ito's,
+which colour-blind people can tell apart, and curves differ in their dashes as well. Text, axes and grid are
+drawn in one marker colour that `as_svg` turns into the page's own text colour.
+
+No pyplot: figures are plain objects, so nothing is global and nothing stays open.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from distillation.evaluation.result import DISTILLED, TEACHER, TEXT_ONLY, Evaluation
+from distillation.report.histories import History, curve
+from distillation.report.words import decimal, label, percent, scaled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FOREGROUND = "#12ab34"
+"""Marker colour of all that should have the page's text colour; no palette holds it."""
+COLOURS = {
+    "untouched": "#8c8c8c",
+    TEXT_ONLY: "#e69f00",
+    "truncate": "#cc79a7",
+    DISTILLED: "#2a8bd0",
+    TEACHER: "#009e73",
+}
+OTHER_COLOURS = ("#d55e00", "#56b4e9", "#b8a800")
+DASHES = {TEXT_ONLY: (0, (5, 2)), "truncate": (0, (1.5, 1.5))}
+WIDTH = 5.2  # inches: 374 points
+
+
+def colour_of(name: str, index: int = 0) -> str:
+    """Return the colour of a model, the same in every figure; `index` tells names without one apart."""
+    return COLOURS.get(name, OTHER_COLOURS[index % len(OTHER_COLOURS)])
+
+
+def as_svg(figure: Figure, title: str) -> str:
+    """Return `figure` as an `<svg>` element for inlining: no outside reference, read out as `title`."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": title}
+    with matplotlib.rc_context(settings):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    drawing = buffer.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r'\s(?:xmlns(?::\w+)?|version)="[^"]*"', "", drawing)
+    drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)  # the same names come back in every figure
+    drawing = re.sub(r"'?DejaVu Sans'?(, sans-serif)?", "system-ui, sans-serif", drawing)
+    drawing = re.sub(r'width="[\d.]+pt" height="[\d.]+pt" ', "", drawing, count=1)
+    drawing = re.sub(r' width="[\d.]+pt"', "", drawing, count=1)
+    drawing = re.sub(r' height="[\d.]+pt"', "", drawing, count=1)
+    drawing = drawing.replace(FOREGROUND, "currentColor")
+    return drawing.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
+
+
+def bits_per_byte_figure(evaluation: Evaluation) -> Figure:
+    """Bars of bits per byte, one a model, with the gap between text alone and the teacher shaded."""
+    results = evaluation.results
+    names = list(results)
+    figure, axes = _figure(height=0.9 + 0.42 * len(names))
+    values = [results[name].bits_per_byte for name in names]
+    _bars(axes, names, values, [])
+    for row, value in enumerate(values):  # in a column of their own, as the lines of the gap would cross them
+        axes.annotate(
+            decimal(value), (1.0, row), (4, 0), xycoords=("axes fraction", "data"),
+            textcoords="offset points", ha="left", va="center", color=FOREGROUND, fontsize=10,
+        )  # fmt: skip
+    axes.set_xlim(0, max(values) * 1.03)
+    axes.set_xlabel("bits per byte of held-out text (lower is better)")
+    control, teacher, distilled = (results.get(name) for name in (TEXT_ONLY, TEACHER, DISTILLED))
+    if control is None or teacher is None or control.bits_per_byte <= teacher.bits_per_byte:
+        return figure
+    axes.axvspan(
+        teacher.bits_per_byte, control.bits_per_byte, color=COLOURS[TEACHER], alpha=0.16, lw=0, zorder=0
+    )
+    for value in (teacher.bits_per_byte, control.bits_per_byte):
+        axes.axvline(value, color=FOREGROUND, alpha=0.55, lw=0.9, ls=(0, (4, 3)), zorder=3)
+    middle = (teacher.bits_per_byte + control.bits_per_byte) / 2
+    closed = f": {percent(distilled.gap_closed)} closed" if distilled is not None else ""
+    axes.annotate(
+        f"the gap{closed}", (middle, 1.0), (0, 3), xycoords=("data", "axes fraction"),
+        textcoords="offset points", ha="center", va="bottom", color=FOREGROUND, fontsize=10,
+    )  # fmt: skip
+    return figure
+
+
+def training_figure(histories: Mapping[str, History], metric: str, ylabel: str) -> Figure | None:
+    """Curves of `metric` over the tokens seen, one a variant; None if no variant has it."""
+    curves = {name: curve(history, metric) for name, history in histories.items()}
+    curves = {name: points for name, points in curves.items() if len(points[0])}
+    if not curves:
+        return None
+    figure, axes = _figure(height=3.1)
+    for index, (name, (tokens, values)) in enumerate(curves.items()):
+        marker = "o" if len(tokens) < 15 else None
+        axes.plot(
+            tokens, values, color=colour_of(name, index), lw=2.0, ls=DASHES.get(name, "-"), marker=marker,
+            ms=4.5, label=label(name),
+        )  # fmt: skip
+    axes.set_xlabel("tokens seen by the student")
+    axes.set_ylabel(ylabel)
+    _count_axis(axes)
+    axes.set_xlim(left=0)
+    _grid(axes, "both")
+    legend = axes.legend(frameon=False, fontsize=10, labelcolor=FOREGROUND)
+    legend.set_zorder(5)
+    return figure
+
+
+def bar_figure(
+    values: Mapping[str, float], texts: Sequence[str], xlabel: str, *, is_share: bool = False
+) -> Figure:
+    """Horizontal bars of one measure, from 0; shares reach to 1. Names of models keep their colours."""
+    names = list(values)
+    figure, axes = _figure(height=0.75 + 0.38 * len(names))
+    _bars(axes, names, list(values.values()), texts)
+    if is_share:
+        axes.set_xlim(0, 1.14)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+    axes.set_xlabel(xlabel)
+    return figure
+
+
+def speed_figure(evaluation: Evaluation) -> Figure:
+    """Bars of text read a second: bytes, so that tokenizers can be compared."""
+    values = {name: result.bytes_per_second for name, result in evaluation.results.items()}
+    figure = bar_figure(
+        values, [scaled(v, "B") for v in values.values()], "text read a second (bytes, more is better)"
+    )
+    _count_axis(figure.axes[0])
+    return figure
+
+
+def size_figure(evaluation: Evaluation) -> Figure:
+    """Bars of the parameters that a token passes through."""
+    values = {name: float(r.speed.num_active_parameters) for name, r in evaluation.results.items()}
+    figure = bar_figure(values, [scaled(v) for v in values.values()], "parameters active for a token")
+    _count_axis(figure.axes[0])
+    return figure
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.add_subplot()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(FOREGROUND)
+        axes.spines[side].set_alpha(0.5)
+    axes.tick_params(colors=FOREGROUND, labelsize=10, length=3)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set_color(FOREGROUND)
+        axis.label.set_fontsize(10.5)
+    return figure, axes
+
+
+def _bars(axes: Axes, names: Sequence[str], values: Sequence[float], texts: Sequence[str]) -> None:
+    colours = [colour_of(name, index) for index, name in enumerate(names)]
+    bars = axes.barh([label(name) for name in names], values, color=colours, height=0.66, zorder=2)
+    if texts:
+        axes.bar_label(bars, texts, padding=4, fontsize=10, color=FOREGROUND)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max([*values, 1e-9]) * 1.17)
+    axes.tick_params(axis="y", length=0, labelsize=10.5)
+    axes.spines["left"].set_visible(False)
+    _grid(axes, "x")
+
+
+def _count_axis(axes: Axes) -> None:
+    """Write the ticks of large counts as 500 k and 1.5 M."""
+    axes.locator_params(axis="x", nbins=5)
+    axes.xaxis.set_major_formatter(lambda value, _: _tick(value))
+
+
+def _tick(value: float) -> str:
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:g} {prefix}"
+    return f"{value:g}"
+
+
+def _grid(axes: Axes, which: Any) -> None:
+    axes.grid(axis=which, color=FOREGROUND, alpha=0.15, lw=0.8, zorder=0)
+    axes.set_axisbelow(True)

@@ -1,0 +1,205 @@
+"""The model card that travels with a student: what it is, where it comes from, how good it is, its limits.
+
+Markdown with a YAML header, as the Hugging Face hub reads it. Text that models wrote stands in fenced blocks
+whose fence is longer than any run of backticks inside, so that it cannot break out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillation.evaluation.result import DISTILLED, Evaluation, ModelResult
+from distillation.report.words import (
+    MISSING,
+    SPACE,
+    decimal,
+    label,
+    percent,
+    scaled,
+    verdict_details,
+    verdict_sentence,
+)
+
+if TYPE_CHECKING:
+    from distillation.config import Settings
+    from distillation.corpus.corpus import CorpusReport
+
+
+def model_card(
+    evaluation: Evaluation,
+    settings: Settings,
+    *,
+    name: str = "student",
+    corpus_report: CorpusReport | None = None,
+) -> str:
+    """Return the card of the distilled student.
+
+    Args:
+        evaluation: the comparison that it took part in.
+        settings: all settings of its run.
+        name: what the card calls it.
+        corpus_report: the documents that it learned from.
+    """
+    sections = [
+        _header(evaluation, settings, name),
+        f"# {name}\n\n{_plain(verdict_sentence(evaluation))}",
+        _use(),
+        _provenance(settings, corpus_report, evaluation),
+        _figures(evaluation),
+        _samples(evaluation.results.get(DISTILLED)),
+        _limits(evaluation),
+        _settings(settings),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _header(evaluation: Evaluation, settings: Settings, name: str) -> str:
+    import yaml
+
+    result = evaluation.results.get(DISTILLED)
+    header: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["knowledge-distillation", "cross-tokenizer", "student-aware-distillation"],
+    }
+    student = settings.models.student.path
+    if _is_hub_name(student):
+        header |= {"base_model": student, "base_model_relation": "finetune"}
+    if result is not None:
+        metric = {"type": "bits_per_byte", "name": "Bits per byte", "value": round(result.bits_per_byte, 4)}
+        dataset = {"type": "held-out", "name": f"held-out documents {evaluation.held_out_fingerprint}"}
+        task = {"type": "text-generation"}
+        header["model-index"] = [
+            {"name": name, "results": [{"task": task, "dataset": dataset, "metrics": [metric]}]}
+        ]
+    return "---\n" + yaml.safe_dump(header, sort_keys=False, allow_unicode=True) + "---"
+
+
+def _use() -> str:
+    return (
+        "## Use\n\n"
+        "```python\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("PATH")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("PATH")\n'
+        'inputs = tokenizer("Return a new list containing", return_tensors="pt")\n'
+        "output = model.generate(**inputs, max_new_tokens=40, do_sample=False)\n"
+        "print(tokenizer.decode(output[0], skip_special_tokens=True))\n"
+        "```\n\n"
+        "`PATH` is the directory that holds this card. In training and evaluation each text began with the "
+        "tokenizer's start token."
+    )
+
+
+def _provenance(settings: Settings, report: CorpusReport | None, evaluation: Evaluation) -> str:
+    objective, alignment = settings.objective, settings.alignment
+    rows = [
+        ("Teacher", _model_name(settings.models.teacher)),
+        ("Student before training", _model_name(settings.models.student)),
+        ("Vocabulary alignment", alignment.strategy),
+        ("Divergence", f"{objective.divergence}, weight {objective.distillation_weight:g}"),
+        ("Temperature", f"{objective.temperature:g}"),
+        ("Seed", str(settings.seed)),
+    ]
+    if report is not None:
+        size = f"{report.num_train_documents:,} documents, {scaled(report.train_bytes, 'B')}"
+        rows += [
+            ("Corpus", report.source),
+            ("Training text", f"{size}, fingerprint `{report.train_fingerprint}`"),
+        ]
+    held_out = (
+        f"{evaluation.num_held_out_documents:,} documents, {scaled(evaluation.num_held_out_bytes, 'B')}"
+    )
+    rows.append(("Held-out text", f"{held_out}, fingerprint `{evaluation.held_out_fingerprint}`"))
+    return "## Where it comes from\n\n" + _table(("", ""), rows)
+
+
+def _figures(evaluation: Evaluation) -> str:
+    rows = []
+    for name, result in evaluation.results.items():
+        agreement = result.agreement
+        shown = f"**{label(name)}**" if name == DISTILLED else label(name)
+        rows.append(
+            (
+                shown,
+                decimal(result.bits_per_byte),
+                percent(result.gap_closed, 1),
+                percent(agreement.top1_agreement, 1) if agreement else MISSING,
+                percent(result.expected_calibration_error, 1),
+                scaled(result.speed.num_parameters),
+            )
+        )
+    columns = ("Model", "Bits per byte", "Gap closed", "Top-1 agreement", "Calibration error", "Parameters")
+    details = "\n".join(f"- {_plain(detail)}" for detail in verdict_details(evaluation)[1:])
+    return "## How good it is\n\n" + _table(columns, rows) + ("\n\n" + details if details else "")
+
+
+def _samples(result: ModelResult | None) -> str:
+    if result is None or not result.samples:
+        return ""
+    blocks = [_fenced(sample.prompt + "⟶" + sample.continuation) for sample in result.samples]
+    return (
+        "## What it writes\n\nGreedy continuations; the arrow marks where the prompt ends.\n\n"
+        + "\n\n".join(blocks)
+    )
+
+
+def _limits(evaluation: Evaluation) -> str:
+    return (
+        "## Limits\n\n"
+        "- Measured on held-out documents of the training corpus alone: what it does on other text, other "
+        "languages or tasks is not known.\n"
+        "- One run with one seed; intervals, where given, speak of the documents and not of other seeds.\n"
+        "- A language model that continues text: not tuned to follow instructions, and not checked for "
+        "truth, bias or safety.\n"
+        "- It may repeat passages of its training text, and it inherits what its teacher got wrong.\n"
+        f"- Windows of {evaluation.settings.max_length} tokens were evaluated; longer contexts were not.\n"
+        "- Licences of the teacher, of the student's first weights and of the corpus apply."
+    )
+
+
+def _settings(settings: Settings) -> str:
+    import yaml
+
+    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return "## Settings\n\n" + _fenced(text.rstrip(), "yaml")
+
+
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [columns, tuple("---" for _ in columns), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Return text that stays within its cell: no line ends, no column marks, no markup of HTML."""
+    plain = " ".join(_plain(text).split())
+    return plain.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _plain(text: str) -> str:
+    return text.replace(SPACE, " ")
+
+
+def _fenced(text: str, language: str = "text") -> str:
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _model_name(reference: Any) -> str:
+    """Return a name without the folders of this machine."""
+    if reference.path == "sample":
+        return "the embedded sample model"
+    name = reference.path if _is_hub_name(reference.path) else Path(reference.path).name
+    return f"{name} at {reference.revision}" if reference.revision else name
+
+
+def _is_hub_name(path: str) -> bool:
+    return (
+        re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None
+        and not path.startswith(".")
+        and not Path(path).exists()
+    )

@@ -1,0 +1,247 @@
+"""The report of a comparison: one HTML file that stands alone.
+
+It asks no other host for anything, follows the reader's light or dark setting, and fits a phone. The verdict
+comes first, in a sentence, whichever way it went. Whatever a model or a document wrote is escaped: autoescape
+is on for every template, and only drawings and fragments made by this package are passed as markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from distillation.evaluation.result import Evaluation, ModelResult, completeness
+from distillation.report import figures as draw
+from distillation.report.facts import facts
+from distillation.report.histories import History
+from distillation.report.words import (
+    EXPLANATIONS,
+    MISSING,
+    SPACE,
+    best_student,
+    decimal,
+    label,
+    percent,
+    scaled,
+    verdict_details,
+    verdict_sentence,
+)
+
+if TYPE_CHECKING:
+    import jinja2
+    from pydantic import BaseModel
+
+    from distillation.config import Settings
+    from distillation.corpus.corpus import CorpusReport
+    from distillation.probing import ModelProbe
+
+QUALITY_COLUMNS = ("Model", "Bits per byte", "Gap closed", "Top-1 agreement", "KL, nats", "Calibration error")
+SPEED_COLUMNS = (
+    "Model",
+    "Read, tokens/s",
+    "Read, bytes/s",
+    "Written, tokens/s",
+    "Parameters",
+    "Active",
+    "Weights",
+    "Format",
+)
+CURVES = (
+    ("held_out/bits_per_byte", "Held-out bits per byte", "bits per byte", "lower is better"),
+    ("cross_entropy", "Cross-entropy on the text", "nats a student token", "training windows"),
+    (
+        "divergence",
+        "Divergence from the teacher's target",
+        "nats a position",
+        "each variant with its own target",
+    ),
+)
+
+
+def report_page(
+    evaluation: Evaluation,
+    audit: BaseModel | None = None,
+    probes: Sequence[ModelProbe] = (),
+    corpus_report: CorpusReport | None = None,
+    histories: Mapping[str, History] | None = None,
+    settings: Settings | None = None,
+    *,
+    title: str = "Student-aware distillation",
+) -> str:
+    """Return the report as one self-contained HTML page.
+
+    Args:
+        evaluation: what `evaluate_models` found.
+        audit: the `TokenizerAudit` of the pair.
+        probes: teacher's and student's `ModelProbe`.
+        corpus_report: the `CorpusReport` of the run.
+        histories: lines of metrics logs by variant (see `read_history`).
+        settings: all settings of the run, shown as YAML.
+        title: stands above the verdict and in the browser's tab.
+    """
+    from distillation.report.audit import audit_summary
+
+    return environment().get_template("report.html").render(
+        title=title,
+        nbsp=SPACE,
+        verdict=evaluation.verdict,
+        sentence=verdict_sentence(evaluation),
+        details=verdict_details(evaluation),
+        missing=completeness(evaluation),
+        quality_columns=QUALITY_COLUMNS,
+        speed_columns=SPEED_COLUMNS,
+        rows=_rows(evaluation),
+        settings=evaluation.settings,
+        device=evaluation.device,
+        figures=_figures(evaluation),
+        curves=_curves(histories or {}),
+        samples=_samples(evaluation),
+        audit=audit_summary(audit) if audit is not None else None,
+        probes=_probe_fragment(probes),
+        corpus=_corpus(evaluation, corpus_report) if corpus_report is not None else None,
+        configuration=_as_yaml(settings) if settings is not None else None,
+    )  # fmt: skip
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """Return the template environment: escapes everything, and refuses a name that is not given."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("distillation.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def figure_entry(figure: Any, title: str, note: str = "") -> dict[str, Any]:
+    """Return what the templates' `grid` shows: a drawing with its heading."""
+    from markupsafe import Markup
+
+    return {"title": title, "note": note, "svg": Markup(draw.as_svg(figure, title))}
+
+
+def _rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    best = best_student(evaluation)
+    return [
+        {
+            "label": label(name),
+            "explanation": EXPLANATIONS.get(name, ""),
+            "is_best": name == best,
+            "quality": _quality(result),
+            "speed": _speed(result),
+        }
+        for name, result in evaluation.results.items()
+    ]
+
+
+def _quality(result: ModelResult) -> list[str]:
+    agreement = result.agreement
+    return [
+        decimal(result.bits_per_byte),
+        percent(result.gap_closed, 1),
+        percent(agreement.top1_agreement, 1) if agreement else MISSING,
+        decimal(agreement.kl_divergence) if agreement else MISSING,
+        percent(result.expected_calibration_error, 1),
+    ]
+
+
+def _speed(result: ModelResult) -> list[str]:
+    speed = result.speed
+    return [
+        scaled(speed.forward_tokens_per_second),
+        scaled(result.bytes_per_second, "B"),
+        scaled(speed.generated_tokens_per_second),
+        scaled(speed.num_parameters),
+        scaled(speed.num_active_parameters),
+        scaled(speed.size_on_disk, "B"),
+        result.dtype,
+    ]
+
+
+def _figures(evaluation: Evaluation) -> list[dict[str, Any]]:
+    entries = [
+        figure_entry(
+            draw.bits_per_byte_figure(evaluation), "Bits per byte", "shaded: from text alone to the teacher"
+        )
+    ]
+    agreement = {
+        name: result.agreement.top1_agreement
+        for name, result in evaluation.results.items()
+        if result.agreement is not None and result.agreement.top1_agreement is not None
+    }
+    if agreement:
+        figure = draw.bar_figure(
+            agreement,
+            [percent(share, 1) for share in agreement.values()],
+            "positions with the teacher's most likely token",
+            is_share=True,
+        )
+        entries.append(figure_entry(figure, "Top-1 agreement with the teacher", "at shared boundaries"))
+    entries.append(
+        figure_entry(draw.speed_figure(evaluation), "Speed", f"on {evaluation.device}, fixed shape")
+    )
+    entries.append(
+        figure_entry(draw.size_figure(evaluation), "Size", "experts that a token is not sent to do not count")
+    )
+    return entries
+
+
+def _curves(histories: Mapping[str, History]) -> list[dict[str, Any]]:
+    entries = []
+    for metric, title, unit, note in CURVES:
+        figure = draw.training_figure(histories, metric, unit)
+        if figure is not None:
+            entries.append(figure_entry(figure, title, note))
+    return entries
+
+
+def _samples(evaluation: Evaluation) -> list[list[dict[str, str]]]:
+    """Return one group a prompt, in it one card a model."""
+    groups: dict[str, list[dict[str, str]]] = {}
+    for index, (name, result) in enumerate(evaluation.results.items()):
+        for sample in result.samples:
+            card = {
+                "label": label(name),
+                "colour": draw.colour_of(name, index),
+                "prompt": sample.prompt,
+                "continuation": sample.continuation,
+            }
+            groups.setdefault(sample.prompt, []).append(card)
+    return list(groups.values())
+
+
+def _probe_fragment(probes: Sequence[ModelProbe]) -> Any:
+    """Return the probes' own fragment, which escapes what it shows."""
+    if not probes:
+        return None
+    from markupsafe import Markup
+
+    from distillation.probing import probe_page
+
+    return Markup(probe_page(probes))
+
+
+def _corpus(evaluation: Evaluation, report: CorpusReport) -> dict[str, Any]:
+    num_passed = sum(check.success for check in report.checks)
+    return {
+        "sentence": (
+            f"Source: {report.source}. {report.num_train_documents:,} training documents "
+            f"({scaled(report.train_bytes, 'B')}) and {report.num_held_out_documents:,} held out "
+            f"({scaled(report.held_out_bytes, 'B')}, fingerprint {evaluation.held_out_fingerprint}). "
+            f"Data contract: {num_passed} of {len(report.checks)} expectations hold."
+        ),
+        "fallbacks": report.fallback_reasons,
+        "checks": report.checks,
+        "facts": facts(report.model_dump(mode="json", exclude={"checks", "fallback_reasons"})),
+    }
+
+
+def _as_yaml(settings: BaseModel) -> str:
+    import yaml
+
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

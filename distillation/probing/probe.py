@@ -184,7 +184,7 @@ def _parameters(probe: ModelProbe) -> str:
     sizes = probe.architecture
     text = f"{sizes.num_parameters:,}"
     if sizes.num_active_parameters != sizes.num_parameters:
-        text += f", {sizes.num_active_parameters:,} a token"
+        text += f" ({sizes.num_active_parameters:,} a token)"
     return text + (", tied embeddings" if sizes.tied_embeddings else "")
 
 

@@ -44,7 +44,8 @@ class VocabularyProbe(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     family: str
-    """`byte_level_bpe`, `sentencepiece_bpe`, `bpe`, `unigram`, `wordpiece` or `wordlevel`."""
+    """`byte_level_bpe`, `sentencepiece_bpe`, `sentencepiece_unigram`, `wordpiece`, ..., as the aligner
+    names them; plain `bpe`, `unigram` and `wordlevel` have no known bytes."""
     size: int
     """Distinct tokens, added and special ones included."""
     num_output_rows: int
@@ -150,20 +151,17 @@ def _component_name(component: Any) -> str | None:
 
 
 def _family(definition: dict[str, Any]) -> str:
-    kind = definition["model"]["type"]
-    if kind != "BPE":
-        return {"Unigram": "unigram", "WordPiece": "wordpiece", "WordLevel": "wordlevel"}.get(
-            kind, kind.lower()
-        )
-    types = {
-        name
-        for part in ("normalizer", "pre_tokenizer", "decoder")
-        for name in _component_types(definition[part])
-    }
+    kind = definition["model"]["type"].lower()
+    if kind not in ("bpe", "unigram"):
+        return str(kind)
+    parts = ("normalizer", "pre_tokenizer", "decoder")
+    types = {name for part in parts for name in _component_types(definition[part])}
     if "ByteLevel" in types:
-        return "byte_level_bpe"
-    marks_spaces = "Metaspace" in types or "▁" in json.dumps(definition["normalizer"], ensure_ascii=False)
-    return "sentencepiece_bpe" if marks_spaces or definition["model"].get("byte_fallback") else "bpe"
+        return f"byte_level_{kind}"
+    marks_spaces = "Metaspace" in types or any(
+        "▁" in json.dumps(definition[part], ensure_ascii=False) for part in parts
+    )
+    return f"sentencepiece_{kind}" if marks_spaces else str(kind)
 
 
 def byte_characters() -> list[str]:
@@ -186,7 +184,7 @@ def byte_characters() -> list[str]:
 def _missing_bytes(
     family: str, definition: dict[str, Any], vocabulary: dict[str, int]
 ) -> tuple[int, ...] | None:
-    if family == "byte_level_bpe":
+    if family.startswith("byte_level"):
         return tuple(byte for byte, text in enumerate(byte_characters()) if text not in vocabulary)
     if definition["model"].get("byte_fallback"):
         return tuple(byte for byte in range(NUM_BYTES) if f"<0x{byte:02X}>" not in vocabulary)

@@ -133,8 +133,9 @@ def test_estimate_counts_weights_exactly(make_config) -> None:
     assert alone.total == sum(alone.model_dump().values()) - alone.free
 
 
-@pytest.mark.parametrize("name", ["Llama", "GPTNeoX"])
-def test_activations_are_within_a_factor_of_two_of_what_autograd_keeps(make_config, name) -> None:
+@pytest.mark.parametrize(("name", "largest_ratio"), [("Llama", 1.3), ("GPTNeoX", 2.0)])
+def test_activations_are_near_what_autograd_keeps(make_config, name, largest_ratio) -> None:
+    """The formula counts a gated feed-forward part, so it is generous to a model without gates."""
     config = (
         make_config(name, hidden_size=64, intermediate_size=192, head_dim=16) if name == "Llama" else None
     )
@@ -154,7 +155,7 @@ def test_activations_are_within_a_factor_of_two_of_what_autograd_keeps(make_conf
     measured = sum(kept.values())
     assert hidden_BTD.requires_grad
     need = estimate_memory(None, sizes_of(config), free=1, batch_size=4, max_length=32)
-    assert measured / 2 < need.activations < measured * 2
+    assert 0.8 < need.activations / measured < largest_ratio
 
 
 def test_readable_bytes() -> None:

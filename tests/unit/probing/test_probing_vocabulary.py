@@ -73,7 +73,11 @@ def test_wordpiece() -> None:
 def test_unigram() -> None:
     tokenizer = unigram()
     found = probe_vocabulary(tokenizer, len(tokenizer))
-    assert (found.family, found.normalizer, found.pre_tokenizer) == ("unigram", "NFKC", "Metaspace")
+    assert (found.family, found.normalizer, found.pre_tokenizer) == (
+        "sentencepiece_unigram",
+        "NFKC",
+        "Metaspace",
+    )
     assert found.adds_prefix_space
     assert (found.adds_bos, found.adds_eos) == (False, False)
     assert found.digit_group is None
@@ -107,6 +111,14 @@ def test_digits_in_groups_of_three_and_chat_template() -> None:
     assert found.has_chat_template
     present = set("".join(byte_characters()[byte] for byte in "".join(TEXTS).encode()))
     assert len(found.missing_bytes) == 256 - len(present)  # No initial alphabet: only bytes that were seen.
+
+
+@pytest.mark.parametrize("make", [wordpiece, unigram, sentencepiece_bpe])
+def test_family_is_named_as_the_aligner_names_it(make) -> None:
+    from distillation.alignment.token_bytes import tokenizer_family
+
+    tokenizer = make()
+    assert probe_vocabulary(tokenizer, len(tokenizer)).family == tokenizer_family(tokenizer)
 
 
 def test_tokens_beyond_the_output_layer_are_told_apart() -> None:

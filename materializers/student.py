@@ -1,0 +1,99 @@
+"""A trained student as an artifact: safetensors, configuration, tokenizer and the training log. No pickle.
+
+Layout: `student/` (what `from_pretrained` reads), `metrics.jsonl`, `student.json`. In a local artifact store
+`load` hands out the stored folder itself, which must not be written to; from a remote one it makes a copy.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from zenml.enums import ArtifactType
+from zenml.materializers.base_materializer import BaseMaterializer
+from zenml.utils import io_utils
+
+from distillation.errors import JobError
+from distillation.fingerprint import digest_of, digest_of_directory
+
+if TYPE_CHECKING:
+    from zenml.metadata.metadata_types import MetadataType
+
+_FORBIDDEN = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Student:
+    """A student on disk, with what its training measured."""
+
+    directory: Path
+    """Folder that `from_pretrained` reads."""
+    variant: str
+    """`distilled`, `text_only` or `truncate`."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Final figures of the training."""
+    history: Path | None = None
+    """The job's `metrics.jsonl`."""
+
+
+class StudentMaterializer(BaseMaterializer):
+    """Keeps a `Student` in the artifact store."""
+
+    ASSOCIATED_TYPES: ClassVar[tuple[type[Any], ...]] = (Student,)
+    ASSOCIATED_ARTIFACT_TYPE: ClassVar[ArtifactType] = ArtifactType.MODEL
+
+    def save(self, data: Student) -> None:
+        """Copy the student's files into the artifact.
+
+        Raises:
+            JobError: the folder holds no safetensors weights, or weights that only pickle can read.
+        """
+        check_student_directory(data.directory)
+        store = self.artifact_store
+        io_utils.copy_dir(str(data.directory), f"{self.uri}/student", overwrite=True)
+        if data.history is not None and data.history.exists():
+            store.copyfile(str(data.history), f"{self.uri}/metrics.jsonl", overwrite=True)
+        with store.open(f"{self.uri}/student.json", "w") as file:
+            json.dump({"variant": data.variant, "metrics": data.metrics}, file, indent=2)
+
+    def load(self, data_type: type[Any]) -> Student:
+        """Return the student; its folder is the stored one where the store is a folder of this machine."""
+        root = Path(self.uri)
+        if not root.is_dir():
+            root = Path(tempfile.mkdtemp(prefix="student-"))
+            io_utils.copy_dir(self.uri, str(root), overwrite=True)
+        record = json.loads((root / "student.json").read_text(encoding="utf-8"))
+        history = root / "metrics.jsonl"
+        return Student(
+            directory=root / "student",
+            variant=record["variant"],
+            metrics=record["metrics"],
+            history=history if history.exists() else None,
+        )
+
+    def compute_content_hash(self, data: Student) -> str | None:
+        """Return the hash of the weights, configuration and tokenizer: equal students are equal inputs."""
+        return digest_of([data.variant, digest_of_directory(data.directory)])
+
+    def extract_metadata(self, data: Student) -> dict[str, MetadataType]:
+        """Return what the dashboard shows beside the artifact."""
+        size = sum(file.stat().st_size for file in data.directory.rglob("*") if file.is_file())
+        figures = {name.replace("/", "_"): value for name, value in data.metrics.items()}
+        return {"variant": data.variant, "size_in_bytes": size, **figures}
+
+
+def check_student_directory(directory: Path) -> None:
+    """Check that a saved student can be read without pickle.
+
+    Raises:
+        JobError: weights are missing, or a file is of a kind that may hold code.
+    """
+    names = [file.name for file in directory.rglob("*") if file.is_file()] if directory.is_dir() else []
+    risky = [name for name in names if name.endswith(_FORBIDDEN)]
+    if risky:
+        raise JobError(f"student {directory}: {risky[0]} may hold code; save with safetensors only")
+    if not any(name.endswith(".safetensors") for name in names) or "config.json" not in names:
+        raise JobError(f"student {directory}: no safetensors weights with a config.json; run the job again")

@@ -1,0 +1,62 @@
+"""What is checked before any work starts, in the few seconds in which a user still looks at the screen."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distillation.config import PromotionSettings, Settings, TrackingSettings, parse_settings
+from distillation.errors import SettingsError
+
+_LOG = logging.getLogger(__name__)
+
+
+def check_distillation(raw: Mapping[str, Any]) -> Settings:
+    """Check settings, models, job directory and tracking server; return the settings.
+
+    Raises:
+        DistillationError: the first thing that is wrong, one line.
+    """
+    settings: Settings = parse_settings(raw)
+    if settings.alignment.strategy == "truncate" and "truncate" in settings.evaluation.controls:
+        raise SettingsError(
+            "alignment.strategy = 'truncate': that is the control itself; take truncate out of "
+            "evaluation.controls, or use prefix"
+        )
+    uri = check_tracking(settings.tracking)
+    from distillation.probing import check_pair
+
+    for warning in check_pair(settings):
+        _LOG.warning(warning)
+    from tracking.forwarder import send_remaining
+
+    num_sent = send_remaining(Path(settings.training.output_dir), uri)
+    if num_sent:
+        _LOG.warning("sent the metrics of %d training(s) that an earlier outage had held back", num_sent)
+    return settings
+
+
+def check_promotion(raw: Mapping[str, Any]) -> PromotionSettings:
+    """Check the settings of a promotion and the tracking server; return the settings.
+
+    Raises:
+        DistillationError: the first thing that is wrong, one line.
+    """
+    settings = parse_settings(raw, PromotionSettings)
+    check_tracking(TrackingSettings(experiment=settings.experiment, uri=settings.uri))
+    return settings
+
+
+def check_tracking(tracking: TrackingSettings) -> str:
+    """Return the address of the tracking server after it has answered.
+
+    Raises:
+        TrackingError: there is none, or it does not answer.
+    """
+    from tracking.server import check_tracking_server, resolve_tracking_uri
+
+    uri = resolve_tracking_uri(tracking.uri)
+    check_tracking_server(uri)
+    return uri

@@ -1,0 +1,110 @@
+"""`python -m pipelines.NAME -c FILE section.field=value ...`: a run with a quick change, no file edited.
+
+The file and the changes are merged into one file of the same form, which then takes the very road of
+`zenml pipeline run`: same checks, same options, same cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from distillation.errors import DistillationError, SettingsError, one_line
+
+if TYPE_CHECKING:
+    from pipelines.guarded import GuardedPipeline
+
+
+def read_parameters(path: str) -> dict[str, Any]:
+    """Return the whole content of a pipeline file.
+
+    Raises:
+        SettingsError: it is missing, is no YAML, or is no mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"file {path}: cannot be read ({type(error).__name__}); give a YAML file with -c"
+        ) from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"file {path}: not valid YAML, {one_line(error)}") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"file {path}: must hold parameters: settings: and so on")
+    return content
+
+
+def merge_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return `settings` with dotted overrides such as `training.batch_size=4` on top.
+
+    A list replaces the list that was there. Names and values are checked later, with the whole.
+
+    Raises:
+        SettingsError: an override is not of the form NAME=VALUE.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    merged: Any = OmegaConf.create(dict(settings))
+    for override in overrides:
+        name, equals, _ = override.partition("=")
+        if not equals or not name.strip():
+            raise SettingsError(
+                f"override {override!r}: must be NAME=VALUE, for example training.batch_size=4"
+            )
+        try:
+            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+            raise SettingsError(f"override {override!r}: cannot be applied ({one_line(error)})") from None
+    return OmegaConf.to_container(merged, resolve=False)  # type: ignore[return-value]
+
+
+def run_command(pipeline: GuardedPipeline, arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, run the pipeline, and return the exit code."""
+    import click
+
+    name = pipeline.name.removesuffix("_pipeline")
+    parser = argparse.ArgumentParser(prog=f"python -m pipelines.{name}", description=(pipeline.__doc__ or ""))
+    parser.add_argument("-c", "--config", required=True, metavar="FILE", help="YAML file, see configs/")
+    parser.add_argument("-s", "--stack", default="local", help="ZenML stack to run on")
+    parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="settings to change, dotted names")
+    options = parser.parse_args(arguments)
+    try:
+        content = read_parameters(options.config)
+        parameters = content.get("parameters") or {}
+        settings = merge_overrides(parameters.get("settings") or {}, options.overrides)
+        merged = {**content, "parameters": {**parameters, "settings": settings}}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(options.config).name
+            path.write_text(yaml.safe_dump(merged, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            _run(pipeline, str(path), options.stack)
+    except (DistillationError, click.ClickException) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else one_line(error)
+        print(f"Error: {message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(pipeline: GuardedPipeline, path: str, stack: str) -> None:
+    from zenml.cli.utils import temporary_active_stack
+    from zenml.client import Client
+    from zenml.utils import source_utils
+
+    from stacks.local import STACK_NAME, register_local_stack
+
+    root = Path(__file__).resolve().parents[1]
+    source_utils.set_custom_source_root(str(root))
+    if stack == STACK_NAME:
+        register_local_stack()
+    elif not Client().list_stacks(name=stack, size=1).items:
+        raise SettingsError(
+            f"stack {stack!r}: unknown; list them with zenml stack list, or use -s {STACK_NAME}"
+        )
+    with temporary_active_stack(stack):
+        pipeline.with_options(config_path=path)()

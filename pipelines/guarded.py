@@ -1,0 +1,145 @@
+"""A pipeline that checks its settings before any work, fails in one line, and reports at the end.
+
+`zenml pipeline run` and `python -m pipelines.NAME` both end in `Pipeline.__call__`, so this is the one place
+where a `DistillationError`, whether of the settings, of the preflight check or of a step, becomes a line on
+the terminal and exit code 1. Anything else is a fault of this software and keeps its traceback. It is also
+the one place that runs when every step came from the cache: the summary is printed from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+import yaml
+from pydantic import ValidationError
+from zenml.enums import ExecutionMode
+from zenml.pipelines.pipeline_definition import Pipeline
+
+from distillation.config import Section
+from distillation.errors import DistillationError, SettingsError, one_line
+
+if TYPE_CHECKING:
+    from zenml.models import PipelineRunResponse
+
+Before = Callable[[Mapping[str, Any]], Section]
+After = Callable[["PipelineRunResponse", Any], None]
+Failed = Callable[["PipelineRunResponse | None", Any], None]
+
+_LOUD_LOGGERS = (
+    "zenml.orchestrators.local.local_orchestrator",
+    "zenml.orchestrators.step_launcher",
+    "zenml.orchestrators.step_runner",
+)
+
+
+class ReportedError(click.ClickException):
+    """A `DistillationError` on its way to the terminal: click shows its message alone and exits with 1."""
+
+    def __init__(self, error: DistillationError) -> None:
+        super().__init__(one_line(error))
+        self.error = error
+
+
+class GuardedPipeline(Pipeline):
+    """A ZenML pipeline whose only parameter is `settings`.
+
+    Args:
+        before: takes the raw settings, checks them and all that can be checked early, returns them parsed.
+        after: takes the finished run and the parsed settings, and tells the user.
+    """
+
+    def __init__(
+        self, *, name: str, entrypoint: Callable[..., Any], before: Before, after: After, **options: Any
+    ) -> None:
+        super().__init__(name=name, entrypoint=entrypoint, execution_mode=ExecutionMode.FAIL_FAST, **options)
+        self._before = before
+        self._after = after
+
+    def with_options(self, *args: Any, **kwargs: Any) -> Pipeline:
+        """Return a copy with the options of a file; a file that cannot be used is one line."""
+        path = kwargs.get("config_path")
+        with one_line_errors():
+            try:
+                return super().with_options(*args, **kwargs)
+            except yaml.YAMLError as error:
+                raise SettingsError(f"file {path}: not valid YAML, {one_line(error)}") from None
+            except ValidationError as report:
+                keys = ", ".join(sorted({str(error["loc"][0]) for error in report.errors() if error["loc"]}))
+                raise SettingsError(
+                    f"file {path}: {keys}: unknown or ill-formed; settings stand under parameters: settings:"
+                ) from None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> PipelineRunResponse | None:
+        """Check, run, report.
+
+        Raises:
+            ReportedError: a `DistillationError` anywhere on the way.
+        """
+        with one_line_errors():
+            settings = self._before(self._raw_settings(*args, **kwargs))
+            run = super().__call__(*args, **kwargs)
+            if run is not None:
+                self._after(run, settings)
+            return run
+
+    def _raw_settings(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
+        given = dict(zip(("settings",), args, strict=False)) | kwargs
+        parameters = self._apply_config_parameters(given)
+        unknown = sorted(set(parameters) - {"settings"})
+        if unknown:
+            raise SettingsError(
+                f"parameter {unknown[0]}: unknown; settings stand under parameters: settings:"
+            )
+        settings = parameters.get("settings")
+        if settings is None:
+            raise SettingsError(
+                "parameters.settings is missing: name a file with -c, such as configs/quickstart.yaml"
+            )
+        if not isinstance(settings, Mapping):
+            raise SettingsError(f"parameters.settings = {settings!r}: must be a mapping of sections")
+        return settings
+
+
+def guarded_pipeline(
+    *, before: Before, after: After, **options: Any
+) -> Callable[[Callable[..., Any]], GuardedPipeline]:
+    """Return a decorator that makes a `GuardedPipeline` of a wiring function, as ZenML's `@pipeline` does."""
+
+    def decorate(entrypoint: Callable[..., Any]) -> GuardedPipeline:
+        made = GuardedPipeline(
+            name=entrypoint.__name__, entrypoint=entrypoint, before=before, after=after, **options
+        )
+        made.__doc__ = entrypoint.__doc__
+        return made
+
+    return decorate
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn a `DistillationError` into a `ReportedError`, and keep ZenML from logging it three times over.
+
+    Raises:
+        ReportedError: in place of the error.
+    """
+    loggers = [logging.getLogger(name) for name in _LOUD_LOGGERS]
+    for logger in loggers:
+        logger.addFilter(_is_worth_logging)
+    try:
+        yield
+    except DistillationError as error:
+        raise ReportedError(error) from error
+    finally:
+        for logger in loggers:
+            logger.removeFilter(_is_worth_logging)
+
+
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Refuse records about an error that is going to be shown as one line anyway."""
+    about: list[object] = [record.exc_info[1]] if isinstance(record.exc_info, tuple) else []
+    about += list(record.args) if isinstance(record.args, tuple) else []
+    return not any(isinstance(item, DistillationError) for item in about)

@@ -1,0 +1,57 @@
+"""What a pipeline says at the end, fresh or wholly from the cache: the table, the report, what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillation.config import PromotionSettings, Settings
+
+if TYPE_CHECKING:
+    from zenml.models import PipelineRunResponse
+
+
+def show_distillation(run: PipelineRunResponse, settings: Settings) -> None:
+    """Print the summary table, where the report is, and the commands that come next."""
+    from rich.console import Console
+
+    from distillation.report.terminal import summary_table
+
+    step = run.steps["evaluate_student"]
+    evaluation = _artifact(step.outputs["evaluation"])
+    report = Path(settings.training.output_dir).parent / "report.html"
+    report.write_text(str(_artifact(step.outputs["report"])), encoding="utf-8")
+
+    num_cached = sum(str(one.status) in ("cached", "ExecutionStatus.CACHED") for one in run.steps.values())
+    console = Console()
+    console.print()
+    console.print(summary_table(evaluation))
+    console.print(f"{num_cached} of {len(run.steps)} steps came from the cache.", highlight=False)
+    console.print()
+    next_lines = (
+        ("Read the report", str(report)),
+        ("Compare runs", "make ui"),
+        (
+            "Promote the best run",
+            "zenml pipeline run pipelines.promotion.promotion_pipeline -c configs/promote.yaml -s local",
+        ),
+    )
+    for title, command in next_lines:
+        console.print(f"{title + ':':<22}{command}", highlight=False, markup=False, soft_wrap=True)
+
+
+def show_promotion(run: PipelineRunResponse, settings: PromotionSettings) -> None:
+    """Print which version is the champion now and how to load it."""
+    from rich.console import Console
+
+    promoted = _artifact(run.steps["promote_student"].outputs["promotion"])
+    console = Console()
+    console.print()
+    for line in promoted.summary():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _artifact(versions: Any) -> Any:
+    """Return the content of a step's output."""
+    version = versions[0] if isinstance(versions, list) else versions
+    return version.load()

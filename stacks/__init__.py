@@ -1,0 +1,1 @@
+"""Stacks of ZenML: where pipelines run, keep their artifacts and record their experiments."""

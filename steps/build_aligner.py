@@ -1,0 +1,51 @@
+"""Step `build_aligner`: the tables that carry a teacher's distribution over, and the tokenizer audit."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from zenml import step
+from zenml.types import HTMLString
+
+from distillation.alignment import Aligner, TokenizerAudit
+from distillation.config import AlignmentSettings, ModelReference, TrackingSettings
+from distillation.probing import ModelProbe
+from materializers.aligner import AlignerMaterializer
+from steps.caching import ALIGNMENT_CACHE
+from steps.recording import record_pages
+from steps.types import Corpus
+
+
+@step(cache_policy=ALIGNMENT_CACHE, output_materializers={"aligner": AlignerMaterializer})
+def build_aligner(
+    corpus: Corpus,
+    teacher_probe: ModelProbe,
+    student_probe: ModelProbe,
+    alignment: AlignmentSettings,
+    teacher: ModelReference,
+    student: ModelReference,
+    tracking: TrackingSettings,
+    fingerprint: str,
+) -> tuple[
+    Annotated[Aligner, "aligner"],
+    Annotated[TokenizerAudit, "audit"],
+    Annotated[HTMLString, "audit_page"],
+]:
+    """Build the aligner of `alignment.strategy` and measure what it can use on this corpus."""
+    from distillation.alignment import audit_tokenizers
+    from distillation.alignment import build_aligner as build
+    from distillation.models import load_tokenizer
+    from distillation.report.audit import audit_page
+
+    tokenizers = load_tokenizer(teacher, "teacher"), load_tokenizer(student, "student")
+    rows = {
+        "num_teacher_rows": teacher_probe.architecture.num_output_rows,
+        "num_student_rows": student_probe.architecture.num_output_rows,
+    }
+    aligner = build(alignment.strategy, *tokenizers, **rows)
+    audit = audit_tokenizers(*tokenizers, corpus.held_out["text"], **rows)
+    page = audit_page(audit)
+    record_pages(
+        tracking, {"audit/audit.html": page, "audit/audit.json": audit.model_dump_json(indent=2)}, {}
+    )
+    return aligner, audit, HTMLString(page)

@@ -1,0 +1,60 @@
+"""Step `distill_student`: one student, in a job directory that can be killed and gone on with.
+
+The step itself asks for no retry: a job that fails for a reason of its own fails again, and one that was
+killed goes on from its last checkpoint when the pipeline is run once more.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from zenml import step
+
+from distillation.alignment import Aligner
+from distillation.config import Settings
+from materializers.student import Student, StudentMaterializer
+from steps.caching import TRAINING_CACHE
+from steps.recording import metrics_forwarder
+from steps.types import Corpus
+
+
+@step(cache_policy=TRAINING_CACHE, output_materializers=StudentMaterializer)
+def distill_student(
+    corpus: Corpus, aligner: Aligner | None, settings: Settings, variant: str, fingerprint: str
+) -> Annotated[Student, "student"]:
+    """Train the student of `variant`; `fingerprint` stands for the files of both models."""
+    from distillation.training import prepare_job, run_job
+
+    if variant == "truncate":
+        aligner = truncating_aligner(settings)
+    job_dir = prepare_job(
+        corpus,
+        settings=settings,
+        variant=variant,  # type: ignore[arg-type]
+        aligner=aligner,
+        output_dir=Path(settings.training.output_dir),
+    )
+    with metrics_forwarder(job_dir, settings, variant, corpus.report.held_out_fingerprint):
+        result = run_job(job_dir)
+    return Student(
+        directory=result.student_dir,
+        variant=variant,
+        metrics=result.metrics,
+        history=job_dir / "metrics.jsonl",
+    )
+
+
+def truncating_aligner(settings: Settings) -> Aligner:
+    """Return the aligner of the control that pairs ids by their number, as naive scripts do."""
+    from distillation.alignment import build_aligner
+    from distillation.models import configured_output_rows, load_tokenizer
+
+    teacher, student = settings.models.teacher, settings.models.student
+    return build_aligner(
+        "truncate",
+        load_tokenizer(teacher, "teacher"),
+        load_tokenizer(student, "student"),
+        num_teacher_rows=configured_output_rows(teacher, "teacher"),
+        num_student_rows=configured_output_rows(student, "student"),
+    )

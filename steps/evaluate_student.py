@@ -1,0 +1,50 @@
+"""Step `evaluate_student`: every student beside its controls and its teacher, and the report."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from zenml import step
+from zenml.types import HTMLString
+
+from distillation.alignment import TokenizerAudit
+from distillation.config import Settings
+from distillation.evaluation import Evaluation
+from distillation.probing import ModelProbe
+from materializers.student import Student
+from steps.caching import EVALUATION_CACHE
+from steps.final_record import record_all
+from steps.types import Corpus
+
+
+@step(cache_policy=EVALUATION_CACHE)
+def evaluate_student(
+    distilled: Student,
+    text_only: Student | None,
+    truncate: Student | None,
+    corpus: Corpus,
+    audit: TokenizerAudit,
+    teacher_probe: ModelProbe,
+    student_probe: ModelProbe,
+    settings: Settings,
+    fingerprint: str,
+) -> tuple[Annotated[Evaluation, "evaluation"], Annotated[HTMLString, "report"]]:
+    """Measure on the held-out documents; record everything in the run of the pipeline."""
+    from distillation.evaluation import evaluate_models
+    from distillation.report.histories import read_history
+    from distillation.report.page import report_page
+
+    students = [student for student in (text_only, truncate, distilled) if student is not None]
+    evaluation = evaluate_models(
+        {"untouched": settings.models.student, **{one.variant: one.directory for one in students}},
+        settings.models.teacher,
+        corpus.held_out["text"],
+        settings.evaluation,
+        held_out_fingerprint=corpus.report.held_out_fingerprint,
+        device=settings.models.device,
+    )
+    histories = {one.variant: read_history(one.history) for one in students if one.history is not None}
+    probes = (teacher_probe, student_probe)
+    page = report_page(evaluation, audit, probes, corpus.report, histories, settings)
+    record_all(settings, distilled, evaluation, page, audit, probes, corpus)
+    return evaluation, HTMLString(page)

@@ -1,0 +1,57 @@
+"""Step `load_corpus`: text from the first source that passes the data contract."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from zenml import step
+from zenml.types import HTMLString
+
+from distillation.config import CorpusSettings, ModelReference, TrackingSettings
+from distillation.corpus import CorpusReport
+from materializers.corpus import CorpusMaterializer
+from steps.caching import CORPUS_CACHE
+from steps.recording import record_pages
+from steps.types import Corpus
+from tracking.registry import HELD_OUT_TAG
+
+
+@step(cache_policy=CORPUS_CACHE, output_materializers={"corpus": CorpusMaterializer})
+def load_corpus(
+    corpus: CorpusSettings,
+    teacher: ModelReference,
+    student: ModelReference,
+    tracking: TrackingSettings,
+    fingerprint: str,
+) -> tuple[
+    Annotated[Corpus, "corpus"],
+    Annotated[CorpusReport, "corpus_report"],
+    Annotated[HTMLString, "contract_page"],
+]:
+    """Load, split and check the documents; `fingerprint` stands for the content of the sources."""
+    from distillation.corpus import load_corpus as load
+    from distillation.models import load_tokenizer
+
+    tokenizers = {
+        "teacher": load_tokenizer(teacher, "teacher"),
+        "student": load_tokenizer(student, "student"),
+    }
+    loaded = load(corpus, tokenizers)
+    report = loaded.report
+    record_pages(
+        tracking,
+        {
+            "corpus/contract.html": loaded.contract_page,
+            "corpus/report.json": report.model_dump_json(indent=2),
+        },
+        corpus_tags(report),
+    )
+    return loaded, report, HTMLString(loaded.contract_page)
+
+
+def corpus_tags(report: CorpusReport) -> dict[str, str]:
+    """Return the tags that say which text a run was trained and measured on."""
+    tags = {HELD_OUT_TAG: report.held_out_fingerprint, "corpus_source": report.source}
+    if report.fallback_reasons:
+        tags["fallback_reason"] = " | ".join(report.fallback_reasons)
+    return tags

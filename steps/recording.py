@@ -1,0 +1,104 @@
+"""Where a step's results go in MLflow: the run of the pipeline, and a nested run for each student.
+
+Early steps record as they finish, so that a run can be watched; the last step records everything once more.
+So an outage in between costs nothing, and only the last step insists on an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zenml import get_step_context, log_metadata
+
+from distillation.config import Settings, TrackingSettings, parse_settings
+from distillation.errors import TrackingError, one_line
+from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, ROLE_TAG
+from tracking.runs import Recorder, RunSpec, flat_params
+from tracking.server import resolve_tracking_uri
+
+if TYPE_CHECKING:
+    from tracking.forwarder import MetricsForwarder
+
+_LOG = logging.getLogger(__name__)
+
+
+def pipeline_run_spec() -> RunSpec:
+    """Return the MLflow run that belongs to the pipeline run of this step."""
+    run = get_step_context().pipeline_run
+    settings: Settings = parse_settings((run.config.parameters or {}).get("settings") or {})
+    return RunSpec(
+        key=str(run.id),
+        name=describe_settings(settings),
+        tags={ROLE_TAG: PIPELINE_ROLE, **comparable_tags(settings), "zenml.run": run.name},
+        params=flat_params(settings),
+    )
+
+
+def describe_settings(settings: Settings) -> str:
+    """Return a short name that tells runs of one experiment apart."""
+    objective = settings.objective
+    return (
+        f"{settings.alignment.strategy} {objective.divergence} "
+        f"w{objective.distillation_weight:g} seed {settings.seed}"
+    )
+
+
+def comparable_tags(settings: Settings, variant: str = "distilled") -> dict[str, str]:
+    """Return the tags by which runs are filtered and grouped."""
+    is_distilled = variant != "text_only"
+    return {
+        "variant": variant,
+        "aligner": (variant if variant == "truncate" else settings.alignment.strategy)
+        if is_distilled
+        else "none",
+        "divergence": settings.objective.divergence if is_distilled else "none",
+        "distillation_weight": f"{settings.objective.distillation_weight if is_distilled else 0.0:g}",
+        "seed": str(settings.seed),
+        "teacher": settings.models.teacher.path,
+        "student": settings.models.student.path,
+    }
+
+
+def record_early(tracking: TrackingSettings, write: Callable[[Recorder, str], None]) -> None:
+    """Let `write` record into the pipeline's run; an outage is a warning, as the last step records again."""
+    try:
+        recorder = Recorder(resolve_tracking_uri(tracking.uri), tracking.experiment)
+        write(recorder, recorder.open(pipeline_run_spec()))
+    except TrackingError as error:
+        _LOG.warning("%s (recorded again by the last step)", one_line(error))
+
+
+def record_pages(tracking: TrackingSettings, pages: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    """Record texts by their path, and tags, in the pipeline's run."""
+
+    def write(recorder: Recorder, run_id: str) -> None:
+        for path, text in pages.items():
+            recorder.log_text(run_id, text, path)
+        if tags:
+            recorder.set_tags(run_id, tags)
+
+    record_early(tracking, write)
+
+
+def metrics_forwarder(job_dir: Path, settings: Settings, variant: str, held_out: str) -> MetricsForwarder:
+    """Return the forwarder that shows a job's metrics live in a run nested in the pipeline's."""
+    from tracking.forwarder import MetricsForwarder
+
+    parent = pipeline_run_spec()
+    uri = resolve_tracking_uri(settings.tracking.uri)
+    log_metadata({"mlflow_tracking_uri": uri, "mlflow_experiment": settings.tracking.experiment})
+    run = RunSpec(
+        key=f"{parent.key} {variant}",
+        name=f"{variant}: {parent.name}",
+        tags={
+            ROLE_TAG: "student",
+            **comparable_tags(settings, variant),
+            HELD_OUT_TAG: held_out,
+            "job": job_dir.name,
+        },
+        params=flat_params(settings),
+    )
+    return MetricsForwarder(job_dir, uri=uri, experiment=settings.tracking.experiment, parent=parent, run=run)

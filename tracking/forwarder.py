@@ -1,0 +1,250 @@
+"""Sends `metrics.jsonl` of a job directory to MLflow while it grows: nothing lost, nothing sent twice.
+
+The log is the truth and MLflow a view of it. How far it has been sent stands in `JOB_DIR/tracking/*.json`,
+written after each accepted batch. If the process dies between the two, the batch goes out once more; every
+entry carries the time at which it was *written*, and MLflow stores an equal entry once. If the server dies,
+training goes on; what is missing is sent at the end, or by `send_remaining` when a pipeline starts next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from distillation.errors import TrackingError, one_line
+from tracking.runs import Recorder, RunSpec
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
+_LOG = logging.getLogger(__name__)
+_MAX_METRICS = 900  # a request; MLflow accepts 1,000
+_MAX_PAUSE = 30.0  # seconds between attempts while the server is away
+
+
+@dataclass(frozen=True)
+class _State:
+    """How far one log has been sent to one run, and all that is needed to go on."""
+
+    uri: str
+    experiment: str
+    parent: dict[str, Any]
+    run: dict[str, Any]
+    offset: int = 0
+    last_line: str = ""
+    """Digest of the last line sent: tells an extended log from one that was rewritten."""
+    outcome: str | None = None
+    """FINISHED or FAILED once training has ended."""
+    is_closed: bool = False
+    """The whole log is on the server, and its run has ended there."""
+
+
+class MetricsForwarder:
+    """Context manager around a training: forwards the log in a thread and closes the run at the end.
+
+    It never raises for a failing server; `num_waiting_bytes` says what has not been sent.
+    """
+
+    def __init__(
+        self,
+        job_dir: Path,
+        *,
+        uri: str,
+        experiment: str,
+        parent: RunSpec,
+        run: RunSpec,
+        interval: float = 2.0,
+    ) -> None:
+        self._log = job_dir / "metrics.jsonl"
+        self._interval = interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="metrics-forwarder", daemon=True)
+        self._recorder: Recorder | None = None
+        self._run_id: str | None = None
+        self._is_silent = False
+        state = _State(uri, experiment, parent.to_json(), run.to_json())
+        self._file = job_dir / "tracking" / f"{_digest(f'{uri} {experiment} {parent.key} {run.key}')}.json"
+        self._state = _read_state(self._file) or state
+
+    @classmethod
+    def resume(cls, file: Path) -> MetricsForwarder | None:
+        """Return the forwarder whose state is `file`, or None where it cannot be read."""
+        state = _read_state(file)
+        if state is None:
+            return None
+        return cls(
+            file.parent.parent,
+            uri=state.uri,
+            experiment=state.experiment,
+            parent=RunSpec(**state.parent),
+            run=RunSpec(**state.run),
+        )
+
+    def __enter__(self) -> MetricsForwarder:
+        """Start forwarding."""
+        self._save(replace(self._state, outcome=None, is_closed=False))
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Send the rest, end the run, and say so if something has to wait."""
+        self._stop.set()
+        self._thread.join()
+        self._save(replace(self._state, outcome="FINISHED" if kind is None else "FAILED"))
+        if not self.drain():
+            _LOG.warning(
+                "tracking server %s does not answer: %d bytes of metrics wait in %s and are sent when a "
+                "pipeline starts next",
+                self._state.uri,
+                self.num_waiting_bytes,
+                self._log,
+            )
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id on the server, once it is known."""
+        return self._run_id
+
+    @property
+    def num_waiting_bytes(self) -> int:
+        """Bytes of the log that the server does not have yet."""
+        size = self._log.stat().st_size if self._log.exists() else 0
+        return max(0, size - self._state.offset)
+
+    def drain(self) -> bool:
+        """Send all that is there and end the run if training has ended; False if the server fails."""
+        try:
+            self.forward()
+            if self._state.outcome is not None and not self._state.is_closed:
+                self._server().close(self._open_run(), self._state.outcome)
+                self._save(replace(self._state, is_closed=True))
+        except TrackingError as error:
+            self._tell(error)
+            return False
+        return True
+
+    def forward(self) -> int:
+        """Send the complete lines that have not been sent; return their number.
+
+        Raises:
+            TrackingError: the server failed; what it had accepted before is remembered.
+        """
+        run_id = self._open_run()
+        num_lines = 0
+        for lines in self._batches():
+            metrics = [metric for line in lines for metric in _metrics(line)]
+            if metrics:
+                self._server().log_entries(run_id, metrics)
+            self._save(
+                replace(
+                    self._state,
+                    offset=self._state.offset + sum(map(len, lines)),
+                    last_line=_digest(lines[-1]),
+                )
+            )
+            num_lines += len(lines)
+        return num_lines
+
+    def _batches(self) -> list[list[bytes]]:
+        """Return the unsent complete lines in groups that fit one request."""
+        if not self._log.exists():
+            return []
+        content = self._log.read_bytes()
+        sent = content[: self._state.offset].splitlines(keepends=True)
+        if self._state.offset and (
+            len(content) < self._state.offset or _digest(sent[-1]) != self._state.last_line
+        ):
+            # The log was rewritten, as after a resume: MLflow stores equal entries once.
+            self._save(replace(self._state, offset=0, last_line=""))
+        unsent = content[self._state.offset :]
+        lines = unsent[: unsent.rfind(b"\n") + 1].splitlines(keepends=True)
+        groups: list[list[bytes]] = []
+        num_metrics = _MAX_METRICS
+        for line in lines:
+            count = len(_metrics(line))
+            if num_metrics + count > _MAX_METRICS:
+                groups.append([])
+                num_metrics = 0
+            groups[-1].append(line)
+            num_metrics += count
+        return groups
+
+    def _loop(self) -> None:
+        pause = self._interval
+        while not self._stop.wait(pause):
+            try:
+                self.forward()
+                pause, self._is_silent = self._interval, False
+            except TrackingError as error:
+                self._tell(error)
+                pause = min(2 * pause, _MAX_PAUSE)
+
+    def _tell(self, error: TrackingError) -> None:
+        """Say once an outage that the server is away."""
+        if not self._is_silent:
+            _LOG.warning("%s; metrics are kept in %s meanwhile", one_line(error), self._log)
+        self._is_silent = True
+
+    def _server(self) -> Recorder:
+        if self._recorder is None:
+            self._recorder = Recorder(self._state.uri, self._state.experiment)
+        return self._recorder
+
+    def _open_run(self) -> str:
+        if self._run_id is None:
+            self._run_id = self._server().open(RunSpec(**self._state.run), RunSpec(**self._state.parent))
+        return self._run_id
+
+    def _save(self, state: _State) -> None:
+        self._state = state
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(asdict(state)), encoding="utf-8")
+        os.replace(temporary, self._file)
+
+
+def send_remaining(output_dir: Path, uri: str) -> int:
+    """Send what earlier runs under `output_dir` still owe to the server; return the number of logs."""
+    num_sent = 0
+    for file in sorted(output_dir.glob("*/tracking/*.json")):
+        state = _read_state(file)
+        if state is None or state.uri != uri or state.outcome is None or state.is_closed:
+            continue
+        forwarder = MetricsForwarder.resume(file)
+        if forwarder is None or not forwarder.drain():
+            break
+        num_sent += 1
+    return num_sent
+
+
+def _metrics(line: bytes) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    try:
+        entry = json.loads(line)
+        time_ms, step = int(entry["time"] * 1000), int(entry["step"])
+        values = {**entry["metrics"], "tokens": entry["tokens"]}
+    except (ValueError, KeyError, TypeError):
+        return []  # a line cut by a crash; whoever resumes the job writes the step again
+    return [Metric(name, float(value), time_ms, step) for name, value in values.items() if value is not None]
+
+
+def _read_state(file: Path) -> _State | None:
+    try:
+        return _State(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _digest(content: str | bytes) -> str:
+    raw = content.encode() if isinstance(content, str) else content
+    return hashlib.sha256(raw).hexdigest()[:16]

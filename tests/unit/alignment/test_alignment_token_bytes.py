@@ -1,0 +1,195 @@
+"""Tokens as bytes for each tokenizer family, and pairs that speak of the same bytes or are refused."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+import numpy as np
+import pytest
+from alignment_reference import (
+    END,
+    SENTENCES,
+    sentencepiece_bpe,
+    sentencepiece_unigram,
+    trained_byte_level,
+    vocabulary_bytes,
+    wordpiece,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from distillation.alignment.pairs import PairEncoder
+from distillation.alignment.token_bytes import byte_alphabet, same_tokenizer, tokens_as_bytes
+from distillation.errors import AlignmentError
+
+HARD_TEXTS = (
+    *SENTENCES,
+    "e\u0301 decomposed and \u00e9 composed, \u212b and \u00c5",
+    "   leading,    inner\t\ttabs \n\n\n and trailing   ",
+    "👩‍👩‍👧‍👦 🇩🇪 👍🏽 \u200d zero width \ufeff \u00a0 space",
+    "\x00 control \x7f \u2028 line \x85",
+    "زيادة 中文字符 ไทย ᚠᛇᚻ 𝔘𝔫𝔦",
+    "a",
+    " ",
+    "\n",
+)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> PairEncoder:
+    return PairEncoder(trained_byte_level(400, nfc=True), trained_byte_level(320, split_digits=True))
+
+
+def check_pair(encoder: PairEncoder, pair: Any, expected: bytes) -> None:
+    for tokens, side in ((encoder.teacher_bytes, pair.teacher), (encoder.student_bytes, pair.student)):
+        assert tokens.join(side.ids) == expected
+        begin = 0
+        for index, end in zip(side.ids, side.ends, strict=True):
+            assert end > begin
+            assert tokens.table[index] == expected[begin:end]
+            begin = end
+        assert begin == pair.num_bytes == len(expected)
+        assert side.ids.dtype == side.ends.dtype == np.int32
+        assert side.begins.tolist() == [0, *side.ends[:-1].tolist()]
+
+
+def test_byte_alphabet_is_a_bijection() -> None:
+    assert sorted(byte_alphabet().values()) == list(range(256))
+    assert byte_alphabet()["Ġ"] == 0x20
+    assert byte_alphabet()["Ċ"] == 0x0A
+    assert set(byte_alphabet()) == set(pre_tokenizers.ByteLevel.alphabet())
+
+
+def test_byte_level_specials_and_added_tokens() -> None:
+    tokenizer = trained_byte_level(300)
+    tokenizer.add_tokens(["   ", "é "])
+    tokens = tokens_as_bytes(tokenizer)
+    assert tokens.family == "byte_level_bpe"
+    assert tokens.table[tokenizer.token_to_id(END)] is None
+    assert tokens.special_strings == {END: tokenizer.token_to_id(END)}
+    assert tokens.table[tokenizer.token_to_id("   ")] == b"   "
+    assert tokens.table[tokenizer.token_to_id("é ")] == "é ".encode()
+    assert {i: t for i, t in enumerate(tokens.table) if t is not None} == vocabulary_bytes(tokenizer)
+    assert tokens.lengths.tolist() == [len(token or b"") for token in tokens.table]
+
+
+def test_sentencepiece_bpe_bytes_and_fallback() -> None:
+    tokenizer = sentencepiece_bpe()
+    tokens = tokens_as_bytes(tokenizer)
+    assert tokens.family == "sentencepiece_bpe"
+    assert tokens.table[tokenizer.token_to_id("▁the")] == b" the"
+    assert tokens.table[tokenizer.token_to_id("<0xE2>")] == b"\xe2"
+    assert tokens.table[tokenizer.token_to_id("<s>")] is None
+    # "a" is there twice, as itself and as a fallback byte: the tokenizer uses itself.
+    assert tokens.canonical_ids[b"a"] == tokenizer.token_to_id("a")
+    assert tokens.canonical_ids[b"\xe2"] == tokenizer.token_to_id("<0xE2>")
+
+
+def test_sentencepiece_pairs_with_byte_level_through_the_space_in_front() -> None:
+    for pair_of in (lambda a, b: PairEncoder(a, b), lambda a, b: PairEncoder(b, a)):
+        encoder = pair_of(sentencepiece_bpe(), trained_byte_level(300))
+        texts = ["the dogs", " the dog, 日本 \n\n the", "zebra"]
+        for text, pair in zip(texts, encoder.encode(texts), strict=True):
+            check_pair(encoder, pair, (" " + text).encode())
+        assert not encoder.refusals
+
+
+def test_unigram_normalises_both_sides() -> None:
+    encoder = PairEncoder(sentencepiece_unigram(), trained_byte_level(300))
+    assert encoder.teacher_bytes.family == "sentencepiece_unigram"
+    assert encoder.teacher_bytes.table[0] is None
+    # NFKC turns the ligature into two letters, and both sides must read those.
+    [pair] = encoder.encode(["the ﬁrst fox"])
+    check_pair(encoder, pair, b" the first fox")
+
+
+def test_unigram_without_fallback_refuses_unknown_text() -> None:
+    encoder = PairEncoder(sentencepiece_unigram(), trained_byte_level(300))
+    assert encoder.encode(["the dog Ω", "the dog"])[0] is None
+    assert encoder.refusals == {"unknown token (teacher)": 1}
+
+
+def test_wordpiece_reads_words_with_one_space_between() -> None:
+    encoder = PairEncoder(wordpiece(), trained_byte_level(300))
+    assert encoder.teacher_bytes.family == "wordpiece"
+    texts = ["The quick brown fox,  and the dog."]
+    [pair] = encoder.encode(texts)
+    check_pair(encoder, pair, b" the quick brown fox , and the dog .")
+    assert any(token and not token.startswith(b" ") for token in encoder.teacher_bytes.table)
+
+
+def test_unknown_family_is_refused_in_one_line() -> None:
+    tokenizer = Tokenizer(models.BPE({"a</w>": 0}, [], end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    with pytest.raises(AlignmentError, match=r"no family with known bytes; use a byte-level BPE") as caught:
+        tokens_as_bytes(tokenizer)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(AlignmentError, match="no fast implementation"):
+        tokens_as_bytes(object())
+
+
+def test_hard_texts_are_encoded_without_loss(encoder: PairEncoder) -> None:
+    for text, pair in zip(HARD_TEXTS, encoder.encode(HARD_TEXTS), strict=True):
+        # The teacher is NFC, so both sides read NFC.
+        check_pair(encoder, pair, unicodedata.normalize("NFC", text).encode())
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
+def test_any_text_is_partitioned(text: str) -> None:
+    encoder = _ANY
+    expected = unicodedata.normalize("NFC", text).encode()
+    [pair] = encoder.encode([text])
+    check_pair(encoder, pair, expected)
+
+
+_ANY = PairEncoder(trained_byte_level(400, nfc=True), trained_byte_level(320, split_digits=True))
+
+
+def test_refusals_are_counted_and_harm_no_neighbour(encoder: PairEncoder) -> None:
+    encoder.refusals.clear()
+    texts = ["fine", f"a {END} inside", "", "lone \ud800 surrogate", "fine too"]
+    pairs = encoder.encode(texts)
+    assert [pair is not None for pair in pairs] == [True, False, False, False, True]
+    assert encoder.refusals == {
+        "special token in the text (teacher)": 1,
+        "empty": 1,
+        "not valid Unicode": 1,
+    }
+
+
+def test_missing_byte_tokens_are_refused_not_misaligned() -> None:
+    student = Tokenizer(models.BPE({"a": 0, "b": 1, "Ġ": 2}, []))
+    student.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    encoder = PairEncoder(trained_byte_level(300), student)
+    first, second = encoder.encode(["ab ba", "ab cd"])
+    check_pair(encoder, first, b"ab ba")
+    assert second is None
+    assert encoder.refusals == {"tokens do not give the text back (student)": 1}
+
+
+def test_padding_and_truncation_of_the_tokenizer_are_ignored() -> None:
+    teacher, student = trained_byte_level(400), trained_byte_level(320)
+    teacher.enable_truncation(2)
+    student.enable_padding(length=50)
+    encoder = PairEncoder(teacher, student)
+    check_pair(encoder, encoder.encode([SENTENCES[0]])[0], SENTENCES[0].encode())
+    assert teacher.truncation is not None, "the caller's tokenizer must be left alone"
+
+
+def test_same_tokenizer_looks_at_meaning() -> None:
+    one = trained_byte_level(300)
+    assert same_tokenizer(one, Tokenizer.from_str(one.to_str()))
+    padded = Tokenizer.from_str(one.to_str())
+    padded.enable_padding()
+    assert same_tokenizer(one, padded)
+    assert not same_tokenizer(one, trained_byte_level(301))
+    assert not same_tokenizer(one, trained_byte_level(300, nfc=True))
+
+
+def test_digest_follows_the_meaning_of_ids() -> None:
+    one = tokens_as_bytes(trained_byte_level(300))
+    assert one.digest == tokens_as_bytes(trained_byte_level(300)).digest
+    assert one.digest != tokens_as_bytes(trained_byte_level(301)).digest

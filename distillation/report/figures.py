@@ -118,35 +118,66 @@ def training_figure(histories: Mapping[str, History], metric: str, ylabel: str) 
 
 
 def bar_figure(
-    values: Mapping[str, float], texts: Sequence[str], xlabel: str, *, is_share: bool = False
+    values: Mapping[str, float],
+    texts: Sequence[str],
+    xlabel: str,
+    *,
+    is_share: bool = False,
+    colour: str | None = None,
 ) -> Figure:
-    """Horizontal bars of one measure, from 0; shares reach to 1. Names of models keep their colours."""
+    """Horizontal bars of one measure, from 0; shares reach to 1. Without `colour` each model has its own."""
     names = list(values)
     figure, axes = _figure(height=0.75 + 0.38 * len(names))
-    _bars(axes, names, list(values.values()), texts)
+    _bars(axes, names, list(values.values()), texts, colour)
     if is_share:
-        axes.set_xlim(0, 1.14)
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+        _share_axis(axes)
+    else:
+        _count_axis(axes)
     axes.set_xlabel(xlabel)
+    return figure
+
+
+def paired_bar_figure(
+    pairs: Mapping[str, tuple[float, float]], legend: tuple[str, str], xlabel: str
+) -> Figure:
+    """Two bars of shares for each name, the first pale and the second full; `legend` names the two."""
+    figure, axes = _figure(height=1.15 + 0.56 * len(pairs))
+    colour = COLOURS[DISTILLED]
+    for index, (name, alpha) in enumerate(zip(legend, (0.4, 1.0), strict=True)):
+        rows = [row + (index - 0.5) * 0.36 for row in range(len(pairs))]
+        values = [pair[index] for pair in pairs.values()]
+        bars = axes.barh(rows, values, color=colour, alpha=alpha, height=0.34, zorder=2, label=name)
+        axes.bar_label(
+            bars, [percent(value, 1) for value in values], padding=4, fontsize=10, color=FOREGROUND
+        )
+    axes.set_yticks(range(len(pairs)), list(pairs))
+    axes.invert_yaxis()
+    _bar_frame(axes)
+    _share_axis(axes)
+    axes.set_xlabel(xlabel)
+    axes.legend(
+        frameon=False,
+        fontsize=10,
+        labelcolor=FOREGROUND,
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=2,
+        borderaxespad=0.2,
+    )
     return figure
 
 
 def speed_figure(evaluation: Evaluation) -> Figure:
     """Bars of text read a second: bytes, so that tokenizers can be compared."""
     values = {name: result.bytes_per_second for name, result in evaluation.results.items()}
-    figure = bar_figure(
-        values, [scaled(v, "B") for v in values.values()], "text read a second (bytes, more is better)"
-    )
-    _count_axis(figure.axes[0])
-    return figure
+    texts = [scaled(value, "B") for value in values.values()]
+    return bar_figure(values, texts, "text read a second (bytes, more is better)")
 
 
 def size_figure(evaluation: Evaluation) -> Figure:
     """Bars of the parameters that a token passes through."""
     values = {name: float(r.speed.num_active_parameters) for name, r in evaluation.results.items()}
-    figure = bar_figure(values, [scaled(v) for v in values.values()], "parameters active for a token")
-    _count_axis(figure.axes[0])
-    return figure
+    return bar_figure(values, [scaled(v) for v in values.values()], "parameters active for a token")
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
@@ -166,16 +197,27 @@ def _figure(height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _bars(axes: Axes, names: Sequence[str], values: Sequence[float], texts: Sequence[str]) -> None:
-    colours = [colour_of(name, index) for index, name in enumerate(names)]
+def _bars(
+    axes: Axes, names: Sequence[str], values: Sequence[float], texts: Sequence[str], colour: str | None = None
+) -> None:
+    colours = [colour or colour_of(name, index) for index, name in enumerate(names)]
     bars = axes.barh([label(name) for name in names], values, color=colours, height=0.66, zorder=2)
     if texts:
         axes.bar_label(bars, texts, padding=4, fontsize=10, color=FOREGROUND)
     axes.invert_yaxis()
     axes.set_xlim(0, max([*values, 1e-9]) * 1.17)
+    _bar_frame(axes)
+
+
+def _bar_frame(axes: Axes) -> None:
     axes.tick_params(axis="y", length=0, labelsize=10.5)
     axes.spines["left"].set_visible(False)
     _grid(axes, "x")
+
+
+def _share_axis(axes: Axes) -> None:
+    axes.set_xlim(0, 1.17)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0 %", "25 %", "50 %", "75 %", "100 %"])
 
 
 def _count_axis(axes: Axes) -> None:

@@ -8,13 +8,14 @@ is on for every template, and only drawings and fragments made by this package a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from distillation.evaluation.result import Evaluation, ModelResult, completeness
 from distillation.report import figures as draw
+from distillation.report.audit import audit_summary
 from distillation.report.facts import facts
 from distillation.report.histories import History
+from distillation.report.templating import environment, figure_entry
 from distillation.report.words import (
     EXPLANATIONS,
     MISSING,
@@ -29,9 +30,9 @@ from distillation.report.words import (
 )
 
 if TYPE_CHECKING:
-    import jinja2
     from pydantic import BaseModel
 
+    from distillation.alignment.audit import TokenizerAudit
     from distillation.config import Settings
     from distillation.corpus.corpus import CorpusReport
     from distillation.probing import ModelProbe
@@ -61,7 +62,7 @@ CURVES = (
 
 def report_page(
     evaluation: Evaluation,
-    audit: BaseModel | None = None,
+    audit: TokenizerAudit | None = None,
     probes: Sequence[ModelProbe] = (),
     corpus_report: CorpusReport | None = None,
     histories: Mapping[str, History] | None = None,
@@ -80,8 +81,6 @@ def report_page(
         settings: all settings of the run, shown as YAML.
         title: stands above the verdict and in the browser's tab.
     """
-    from distillation.report.audit import audit_summary
-
     return environment().get_template("report.html").render(
         title=title,
         nbsp=SPACE,
@@ -102,27 +101,6 @@ def report_page(
         corpus=_corpus(evaluation, corpus_report) if corpus_report is not None else None,
         configuration=_as_yaml(settings) if settings is not None else None,
     )  # fmt: skip
-
-
-@cache
-def environment() -> jinja2.Environment:
-    """Return the template environment: escapes everything, and refuses a name that is not given."""
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("distillation.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def figure_entry(figure: Any, title: str, note: str = "") -> dict[str, Any]:
-    """Return what the templates' `grid` shows: a drawing with its heading."""
-    from markupsafe import Markup
-
-    return {"title": title, "note": note, "svg": Markup(draw.as_svg(figure, title))}
 
 
 def _rows(evaluation: Evaluation) -> list[dict[str, Any]]:

@@ -9,24 +9,26 @@ from pydantic import BaseModel
 
 from distillation.report.words import MISSING, percent
 
+SHARE_WORDS = ("share", "mass", "retained", "meaning", "causes without target")
+"""A number under a name with one of these is shown as per cent."""
 MAX_ITEMS = 12
 """Longer lists are cut, and say how much is left out."""
 
 
-def facts(result: BaseModel | Mapping[str, Any]) -> list[tuple[str, str]]:
+def facts(result: BaseModel | Mapping[str, Any], group: str = "") -> list[tuple[str, str]]:
     """Return (name, value) rows; nested groups give `group: name`, shares are per cent, None is a dash."""
     mapping = result.model_dump(mode="json") if isinstance(result, BaseModel) else result
     rows: list[tuple[str, str]] = []
     for key, value in mapping.items():
-        name = str(key).removeprefix("num_").replace("_", " ")
+        name = group + str(key).removeprefix("num_").replace("_", " ")
         if isinstance(value, Mapping):
-            rows.extend((f"{name}: {inner}", shown) for inner, shown in facts(value))
+            rows.extend(facts(value, f"{name}: "))
         else:
-            rows.append((name, _shown(str(key), value)))
+            rows.append((name, _shown(name, value)))
     return rows
 
 
-def _shown(key: str, value: Any) -> str:
+def _shown(name: str, value: Any) -> str:
     if value is None or value == "" or value == []:
         return MISSING
     if isinstance(value, bool):
@@ -34,7 +36,7 @@ def _shown(key: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return percent(value, 2) if "share" in key or "mass" in key else f"{value:,.4g}"
+        return percent(value, 2) if any(word in name for word in SHARE_WORDS) else f"{value:,.4g}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         shown = ", ".join(_item(item) for item in value[:MAX_ITEMS])
         return shown if len(value) <= MAX_ITEMS else f"{shown} and {len(value) - MAX_ITEMS:,} more"

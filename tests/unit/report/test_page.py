@@ -108,7 +108,7 @@ def test_it_fits_a_phone(page, tmp_path):
         f'<iframe id="f" style="width:390px;height:2000px;border:0" srcdoc="{html.escape(page)}"></iframe>'
         "<script>f.onload = () => { const page = f.contentDocument;"
         "const figure = page.querySelector('svg').getBoundingClientRect().width;"
-        "document.title = `width ${page.documentElement.scrollWidth} figure ${Math.round(figure)}`; };</script>"
+        "document.title = `width ${page.body.scrollWidth} figure ${Math.round(figure)}`; };</script>"
     )
     file = tmp_path / "frame.html"
     file.write_text(frame, encoding="utf-8")

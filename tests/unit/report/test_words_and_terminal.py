@@ -79,4 +79,5 @@ def test_facts_flatten_and_cut():
     assert rows["files"] == "1,234"
     assert shown(rows["leaked share"]) == "12.50 %"
     assert rows["inner: a b"] == "–"
+    assert shown(dict(facts({"unknown_shares": {"student": 1.0}}))["unknown shares: student"]) == "100.00 %"
     assert rows["many"].endswith("and 8 more")

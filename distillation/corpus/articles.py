@@ -61,7 +61,10 @@ def _articles(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _joined(lines: list[str]) -> str:
-    return "".join(line if line.endswith("\n") else line + "\n" for line in lines).strip("\n") + "\n"
+    """Return the lines as one text, without the blank ones at both ends."""
+    with_text = [index for index, line in enumerate(lines) if line.strip()]
+    kept = lines[with_text[0] : with_text[-1] + 1]
+    return "".join(line if line.endswith("\n") else line + "\n" for line in kept)
 
 
 def cut_plain_text(text: str) -> Iterator[str]:

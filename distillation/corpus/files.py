@@ -35,20 +35,20 @@ def iterate_files(source: FileSource, refuse: Callable[[str], None]) -> Iterator
         CorpusError: the path is missing or holds no readable file, or a file's structure is wrong.
     """
     root, files = _find_files(source.path)
-    num_refused = 0
+    reasons: list[str] = []
     for path in files:
         name = path.relative_to(root).as_posix()
         if path.suffix.lower() != ".parquet":
             offset = _invalid_utf8_offset(path)
             if offset is not None:
-                num_refused += 1
-                refuse(f"{name}: invalid UTF-8 at byte {offset}; convert the file to UTF-8")
+                reasons.append(f"{name}: invalid UTF-8 at byte {offset}; convert the file to UTF-8")
+                refuse(reasons[-1])
                 continue
         for index, text in enumerate(_texts(path, name, source.text_column)):
             yield Document(text, f"{name}:{index}")
-    if num_refused == len(files):
-        # The one reason that matters is already recorded; without it the source just looks empty.
-        raise CorpusError("no file is valid UTF-8; convert the files, see the refused ones")
+    if len(reasons) == len(files):
+        more = f"; and {len(reasons) - 3} more files" if len(reasons) > 3 else ""
+        raise CorpusError("; ".join(reasons[:3]) + more)
 
 
 def check_text(value: Any, column: str, where: str) -> str:

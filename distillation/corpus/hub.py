@@ -8,8 +8,9 @@ into the library's cache, from where `HF_HUB_OFFLINE=1` reads it again without a
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from distillation.config import CorpusSettings, HubSource
@@ -68,7 +69,7 @@ def _ask_endpoint(timeout: float) -> str | None:
             status = get_session().head(endpoint, timeout=timeout, follow_redirects=False).status_code
             outcome.append(f"answers with status {status}" if status >= 500 else None)
         except Exception as error:
-            outcome.append(f"does not answer ({one_line(error)})")
+            outcome.append(f"does not answer ({_short(error)})")
 
     # A thread, because a name server that is silent blocks beyond any timeout of the client.
     thread = threading.Thread(target=ask, name="hub-reachability", daemon=True)
@@ -79,10 +80,13 @@ def _ask_endpoint(timeout: float) -> str | None:
     return None if outcome[0] is None else f"hub {endpoint} {outcome[0]}; {remedy}"
 
 
-def _open_dataset(source: HubSource, settings: CorpusSettings, *, is_offline: bool) -> Any:
-    """Return an iterable dataset of the split, streamed or from the cache."""
+def _open_dataset(
+    source: HubSource, settings: CorpusSettings, *, is_offline: bool
+) -> Iterable[dict[str, Any]]:
+    """Return the rows of the split, read remotely or from the cache."""
     import datasets
 
+    place = "the cache, as HF_HUB_OFFLINE is set" if is_offline else "the hub"
     try:
         builder = datasets.load_dataset_builder(
             source.path,
@@ -90,39 +94,66 @@ def _open_dataset(source: HubSource, settings: CorpusSettings, *, is_offline: bo
             revision=source.revision,
             data_files={source.split: list(source.data_files)} if source.data_files else None,
         )
-        if not is_offline and _is_streamed(builder, source, settings):
-            return builder.as_streaming_dataset(split=source.split)
+        _check_revision(builder.cache_dir, source.revision)
+        if not is_offline:
+            urls = _urls_to_stream(builder, source, settings)
+            if urls and all(url.endswith(".parquet") for url in urls):
+                return _parquet_rows(urls, source)
+            if urls:
+                return builder.as_streaming_dataset(split=source.split)
         builder.download_and_prepare()
         return builder.as_dataset(split=source.split)
     except CorpusError:
         raise
     except Exception as error:
         # The library raises a dozen unrelated types for "not there"; each is the user's to mend.
-        place = "the cache, as HF_HUB_OFFLINE is set" if is_offline else "the hub"
         raise CorpusError(
-            f"dataset cannot be loaded from {place} ({one_line(error)}); "
+            f"dataset cannot be loaded from {place} ({_short(error)}); "
             "check path, name, split, revision and data_files"
         ) from error
 
 
-def _is_streamed(builder: Any, source: HubSource, settings: CorpusSettings) -> bool:
-    """Stream when the files are large and more than what is wanted."""
+def _check_revision(cache_dir: str, revision: str) -> None:
+    """Refuse another commit than the pinned one: the library falls back to whatever is cached."""
+    if re.fullmatch("[0-9a-f]{40}", revision) and revision not in cache_dir:
+        raise CorpusError(
+            f"revision = {revision!r} is not to be had, only another cached one; check it, or HF_HUB_OFFLINE"
+        )
+
+
+def _urls_to_stream(builder: Any, source: HubSource, settings: CorpusSettings) -> list[str]:
+    """Return the split's files if they are large and more than what is wanted, else nothing."""
     files = builder.config.data_files
     if not files:
-        return False
+        return []
     if source.split not in files:
         raise CorpusError(f"no split = {source.split!r}; the splits are: {', '.join(map(str, files))}")
     num_wanted = settings.max_train_bytes
     if num_wanted is None:
-        return False
+        return []
     from huggingface_hub import HfFileSystem
 
     file_system = HfFileSystem()
-    num_bytes = sum(file_system.info(url)["size"] or 0 for url in files[source.split])
-    return num_bytes > max(DOWNLOAD_WHOLE_BYTES, num_wanted)
+    urls = [str(url) for url in files[source.split]]
+    num_bytes = sum(file_system.info(url)["size"] or 0 for url in urls)
+    return urls if num_bytes > max(DOWNLOAD_WHOLE_BYTES, num_wanted) else []
 
 
-def _rows(dataset: Any, source: HubSource) -> Iterator[str]:
+def _parquet_rows(urls: list[str], source: HubSource) -> Iterator[dict[str, Any]]:
+    """Yield rows one row group at a time: the library's own streaming reads far ahead of what is used."""
+    import pyarrow.parquet as pq
+    from huggingface_hub import HfFileSystem
+
+    file_system = HfFileSystem()
+    for url in urls:
+        with file_system.open(url, "rb", cache_type="none") as remote, pq.ParquetFile(remote) as file:
+            if source.text_column not in file.schema_arrow.names:
+                raise missing_column(source.text_column, file.schema_arrow.names, f"split {source.split}")
+            for group in range(file.num_row_groups):
+                yield from file.read_row_group(group, columns=[source.text_column]).to_pylist()
+
+
+def _rows(dataset: Iterable[dict[str, Any]], source: HubSource) -> Iterator[str]:
     where = f"split {source.split}"
     iterator = iter(dataset)
     while True:
@@ -130,8 +161,15 @@ def _rows(dataset: Any, source: HubSource) -> Iterator[str]:
             row = next(iterator)
         except StopIteration:
             return
+        except CorpusError:
+            raise
         except Exception as error:
-            raise CorpusError(f"reading the dataset failed ({one_line(error)}); try again") from error
+            raise CorpusError(f"reading the dataset failed ({_short(error)}); try again") from error
         if source.text_column not in row:
             raise missing_column(source.text_column, row, where)
         yield check_text(row[source.text_column], source.text_column, where)
+
+
+def _short(error: BaseException) -> str:
+    text = one_line(error)
+    return text if len(text) <= 300 else text[:297] + "..."

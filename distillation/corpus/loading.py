@@ -30,7 +30,9 @@ from distillation.errors import CorpusError, one_line
 logger = logging.getLogger(__name__)
 
 _FULL_SHARE = 0.9
-"""From this share of its limit on, a part that a document would overflow is full; below, it waits for more."""
+"""From this share of its limit on, a part that the next document would overflow counts as full."""
+_MAX_OVERFLOWS = 20
+"""So does a part that this many documents were too long for: smaller ones are rare in this source."""
 _QUANTILES = {"5%": 0.05, "50%": 0.5, "95%": 0.95}
 
 
@@ -73,7 +75,7 @@ def _load_source(
         logger.warning("%s: file left out: %s", describe_source(source), refused)
     train, held_out = intake.train.finish(), intake.held_out.finish()
     if not train and not intake.invalid:
-        raise CorpusError(_why_empty(intake, settings, notes.refused_files))
+        raise CorpusError(_why_empty(intake, settings))
     overlap = measure_overlap([one.text for one in train], [one.text for one in held_out])
     is_dropped = find_contaminated(overlap, settings.contract.max_leaked_share)
     kept = [document for document, dropped in zip(train, is_dropped, strict=True) if not dropped]
@@ -117,8 +119,13 @@ class _Part:
     limit: int | None
     documents: list[Document] = field(default_factory=list)
     num_bytes: int = 0
+    num_overflows: int = 0
     is_full: bool = False
     oversized: Document | None = None
+
+    @property
+    def is_nearly_full(self) -> bool:
+        return self.limit is not None and self.num_bytes >= _FULL_SHARE * self.limit
 
     def add(self, document: Document) -> None:
         num_bytes = _num_bytes(document.text)
@@ -128,7 +135,8 @@ class _Part:
             self.oversized = self.oversized or document
         elif self.limit is not None and self.num_bytes + num_bytes > self.limit:
             # One long document must not end a part that is still far from its limit.
-            self.is_full = self.num_bytes >= _FULL_SHARE * self.limit
+            self.num_overflows += 1
+            self.is_full = self.is_nearly_full or self.num_overflows >= _MAX_OVERFLOWS
         else:
             self.documents.append(document)
             self.num_bytes += num_bytes
@@ -173,7 +181,8 @@ def _read_documents(source: Source, settings: CorpusSettings, notes: SourceNotes
             continue
         part = intake.held_out if is_held_out(document.document_id, settings.held_out_share) else intake.train
         part.add(document)
-        if intake.train.is_full and intake.held_out.is_full:
+        # Held-out documents are few: waiting for the last one of them may take many more of the others.
+        if intake.train.is_full and (intake.held_out.is_full or intake.held_out.is_nearly_full):
             break
     return intake
 
@@ -195,9 +204,7 @@ def _quantiles(documents: list[Document]) -> dict[str, float]:
     return {name: float(np.quantile(lengths, share)) for name, share in _QUANTILES.items()}
 
 
-def _why_empty(intake: _Intake, settings: CorpusSettings, refused_files: list[str]) -> str:
-    if refused_files and not intake.num_read:
-        return f"no file can be read: {'; '.join(refused_files)}"
+def _why_empty(intake: _Intake, settings: CorpusSettings) -> str:
     if not intake.num_read:
         return "the source holds no document; give one that does"
     return "no training document" + (

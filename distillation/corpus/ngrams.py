@@ -40,8 +40,8 @@ class Overlap:
     """Index of the training document, int64, one a shared n-gram of it."""
     train_ngram: np.ndarray
     """Number of the shared n-gram among the distinct held-out n-grams, int64, parallel to the above."""
-    num_train_ngrams: np.ndarray
-    """Number of distinct n-grams of each training document, int64 (num_train,)."""
+    train_shares: np.ndarray
+    """Share of each training document's n-grams that stand in held-out documents, float64 (num_train,)."""
     held_out_document: np.ndarray
     """Index of the held-out document, int64, one a distinct n-gram of it, sorted by `held_out_ngram`."""
     held_out_ngram: np.ndarray
@@ -66,22 +66,24 @@ def measure_overlap(train: Sequence[str], held_out: Sequence[str]) -> Overlap:
     held_hashes, held_documents = _distinct(_hashed_batches(held_out, words, is_growing=True))
     known, held_ngram = np.unique(held_hashes, return_inverse=True)
     order = np.argsort(held_ngram, kind="stable")
-    num_train_ngrams = np.zeros(len(train), dtype=np.int64)
+    train_shares = np.zeros(len(train))
     shared_documents, shared_ngrams = [], []
     for hashes, documents in _hashed_batches(train, words, is_growing=False):
-        hashes, documents = _distinct([(hashes, documents)])
-        num_train_ngrams += np.bincount(documents, minlength=len(train))
-        place = np.searchsorted(known, hashes)
-        is_shared = (place < len(known)) & (known[np.minimum(place, len(known) - 1)] == hashes)
-        shared_documents.append(documents[is_shared])
-        shared_ngrams.append(place[is_shared])
+        is_shared = np.isin(hashes, known)
+        # Counted with repetition: n-grams of words that only training has are indistinguishable here.
+        num_ngrams = np.bincount(documents, minlength=len(train))
+        num_shared = np.bincount(documents[is_shared], minlength=len(train))
+        train_shares += num_shared / np.maximum(num_ngrams, 1)
+        hashes, documents = _distinct([(hashes[is_shared], documents[is_shared])])
+        shared_documents.append(documents)
+        shared_ngrams.append(np.searchsorted(known, hashes))
     empty = np.zeros(0, dtype=np.int64)
     return Overlap(
         num_train=len(train),
         num_held_out=len(held_out),
         train_document=np.concatenate([empty, *shared_documents]),
         train_ngram=np.concatenate([empty, *shared_ngrams]),
-        num_train_ngrams=num_train_ngrams,
+        train_shares=train_shares,
         held_out_document=held_documents[order],
         held_out_ngram=held_ngram[order].astype(np.int64),
         num_held_out_ngrams=np.bincount(held_documents, minlength=len(held_out)),
@@ -97,8 +99,7 @@ def find_contaminated(overlap: Overlap, max_share: float) -> np.ndarray:
             alone covers more than this share of a held-out document. Where several together still cover
             more than that, the ones that cover most go first.
     """
-    shared = np.bincount(overlap.train_document, minlength=overlap.num_train)
-    is_dropped = shared > max_share * overlap.num_train_ngrams
+    is_dropped = overlap.train_shares > max_share
     train, held_out, count = _pair_counts(overlap)
     is_dropped[train[count > max_share * overlap.num_held_out_ngrams[held_out]]] = True
     # From the largest contribution to the smallest, until each held-out document is clean by itself.

@@ -1,0 +1,1 @@
+"""How artifacts are kept: one file an artifact type, safetensors, Parquet and JSON, never pickle."""

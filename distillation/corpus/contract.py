@@ -108,27 +108,25 @@ def _count_terms(settings: ContractSettings) -> list[_Term]:
     from great_expectations.expectations.row_conditions import Column
 
     terms = []
-    for name, part, setting, limit in (
-        ("num_train_documents", TRAIN, "min_documents", settings.min_documents),
-        ("num_held_out_documents", HELD_OUT, "min_held_out_documents", settings.min_held_out_documents),
+    for part, words, setting in (
+        (TRAIN, "training", "min_documents"),
+        (HELD_OUT, "held-out", "min_held_out_documents"),
     ):
+        limit = getattr(settings, setting)
         expectation = ExpectTableRowCountToBeBetween(
             min_value=limit,
             row_condition=Column("part") == part,
-            description=f"At least {limit} {part.replace('_', '-')} documents",
+            description=f"At least {limit} {words} documents",
         )
-        terms.append(_Term(name, f">= {limit}", f"corpus.contract.{setting}", expectation))
+        terms.append(_Term(f"num_{part}_documents", f">= {limit}", f"corpus.contract.{setting}", expectation))
     return terms
 
 
 def _text_terms(settings: ContractSettings) -> list[_Term]:
     from great_expectations import expectations as gxe
 
-    median, empty, repeated = (
-        settings.min_median_characters,
-        settings.max_empty_share,
-        settings.max_duplicate_share,
-    )
+    median, empty = settings.min_median_characters, settings.max_empty_share
+    repeated = settings.max_duplicate_share
     return [
         _Term(
             "median_characters",
@@ -148,7 +146,7 @@ def _text_terms(settings: ContractSettings) -> list[_Term]:
                 column="has_text",
                 value_set=[1],
                 mostly=1.0 - empty,
-                description=f"At most {empty:.2%} of the documents have no text",
+                description=f"At most {100 * empty:g} % of the documents have no text",
             ),
         ),
         _Term(
@@ -176,7 +174,7 @@ def _text_terms(settings: ContractSettings) -> list[_Term]:
             gxe.ExpectColumnMaxToBeBetween(
                 column="duplicate_share",
                 max_value=repeated,
-                description=f"At most {repeated:.0%} of the source's documents repeat another one",
+                description=f"At most {100 * repeated:g} % of the source's documents repeat another one",
             ),
         ),
     ]
@@ -209,8 +207,8 @@ def _split_terms(settings: ContractSettings) -> list[_Term]:
                 max_value=share,
                 mostly=1.0 - documents,
                 row_condition=held_out,
-                description=f"At most {documents:.0%} of the held-out documents share more than {share:.0%} "
-                "of their long n-grams with training documents",
+                description=f"At most {100 * documents:g} % of the held-out documents share more than "
+                f"{100 * share:g} % of their long n-grams with training documents",
             ),
         ),
     ]
@@ -228,7 +226,7 @@ def _token_terms(settings: ContractSettings, shares: Mapping[str, float]) -> lis
             ExpectColumnMaxToBeBetween(
                 column=_column(name),
                 max_value=limit,
-                description=f"At most {limit:.2%} of the {name} tokens are unknown or byte fallbacks",
+                description=f"At most {100 * limit:g} % of the {name} tokens are unknown or byte fallbacks",
             ),
         )
         for name in shares

@@ -81,7 +81,7 @@ def test_page_asks_no_other_host_and_escapes_the_title():
     _, page = _check(train=_documents("train", 3))
     assert "file &lt;x&gt;" in page
     assert not re.search(r"https?://|<script|<link|<img|@import|url\(|src=|file <x>", page)
-    assert "At least 10 train documents" in page
+    assert "At least 10 training documents" in page
     assert "9 of 10 expectations hold" in page
 
 

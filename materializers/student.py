@@ -55,7 +55,8 @@ class StudentMaterializer(BaseMaterializer):
         store = self.artifact_store
         io_utils.copy_dir(str(data.directory), f"{self.uri}/student", overwrite=True)
         if data.history is not None and data.history.exists():
-            store.copyfile(str(data.history), f"{self.uri}/metrics.jsonl", overwrite=True)
+            with store.open(f"{self.uri}/metrics.jsonl", "wb") as file:
+                file.write(data.history.read_bytes())
         with store.open(f"{self.uri}/student.json", "w") as file:
             json.dump({"variant": data.variant, "metrics": data.metrics}, file, indent=2)
 

@@ -30,7 +30,9 @@ from steps.load_corpus import load_corpus
 from steps.probe_models import probe_models
 
 
-@guarded_pipeline(before=check_distillation, after=show_distillation)
+@guarded_pipeline(
+    before=check_distillation, after=show_distillation, on_failure="steps.recording.close_failed_run"
+)
 def distillation_pipeline(settings: dict[str, Any]) -> None:
     """Distil a teacher into a student, with controls, evaluation and report."""
     checked: Settings = parse_settings(settings)

@@ -10,13 +10,15 @@ from zenml.types import HTMLString
 from distillation.alignment import Aligner, TokenizerAudit
 from distillation.config import AlignmentSettings, ModelReference, TrackingSettings
 from distillation.probing import ModelProbe
-from materializers.aligner import AlignerMaterializer
 from steps.caching import ALIGNMENT_CACHE
 from steps.recording import record_pages
 from steps.types import Corpus
 
 
-@step(cache_policy=ALIGNMENT_CACHE, output_materializers={"aligner": AlignerMaterializer})
+@step(
+    cache_policy=ALIGNMENT_CACHE,
+    output_materializers={"aligner": "materializers.aligner.AlignerMaterializer"},
+)
 def build_aligner(
     corpus: Corpus,
     teacher_probe: ModelProbe,

@@ -13,19 +13,21 @@ from zenml import step
 
 from distillation.alignment import Aligner
 from distillation.config import Settings
-from materializers.student import Student, StudentMaterializer
+from materializers.student import Student
 from steps.caching import TRAINING_CACHE
+from steps.console import hide_loading_bars
 from steps.recording import metrics_forwarder
 from steps.types import Corpus
 
 
-@step(cache_policy=TRAINING_CACHE, output_materializers=StudentMaterializer)
+@step(cache_policy=TRAINING_CACHE, output_materializers="materializers.student.StudentMaterializer")
 def distill_student(
     corpus: Corpus, aligner: Aligner | None, settings: Settings, variant: str, fingerprint: str
 ) -> Annotated[Student, "student"]:
     """Train the student of `variant`; `fingerprint` stands for the files of both models."""
     from distillation.training import prepare_job, run_job
 
+    hide_loading_bars(settings.models)
     if variant == "truncate":
         aligner = truncating_aligner(settings)
     job_dir = prepare_job(

@@ -13,6 +13,7 @@ from distillation.evaluation import Evaluation
 from distillation.probing import ModelProbe
 from materializers.student import Student
 from steps.caching import EVALUATION_CACHE
+from steps.console import hide_loading_bars
 from steps.final_record import record_all
 from steps.types import Corpus
 
@@ -34,6 +35,7 @@ def evaluate_student(
     from distillation.report.histories import read_history
     from distillation.report.page import report_page
 
+    hide_loading_bars(settings.models)
     students = [student for student in (text_only, truncate, distilled) if student is not None]
     evaluation = evaluate_models(
         {"untouched": settings.models.student, **{one.variant: one.directory for one in students}},

@@ -9,14 +9,13 @@ from zenml.types import HTMLString
 
 from distillation.config import CorpusSettings, ModelReference, TrackingSettings
 from distillation.corpus import CorpusReport
-from materializers.corpus import CorpusMaterializer
 from steps.caching import CORPUS_CACHE
 from steps.recording import record_pages
 from steps.types import Corpus
 from tracking.registry import HELD_OUT_TAG
 
 
-@step(cache_policy=CORPUS_CACHE, output_materializers={"corpus": CorpusMaterializer})
+@step(cache_policy=CORPUS_CACHE, output_materializers={"corpus": "materializers.corpus.CorpusMaterializer"})
 def load_corpus(
     corpus: CorpusSettings,
     teacher: ModelReference,

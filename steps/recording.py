@@ -102,3 +102,11 @@ def metrics_forwarder(job_dir: Path, settings: Settings, variant: str, held_out:
         params=flat_params(settings),
     )
     return MetricsForwarder(job_dir, uri=uri, experiment=settings.tracking.experiment, parent=parent, run=run)
+
+
+def close_failed_run(error: BaseException) -> None:
+    """Mark the pipeline's MLflow run as failed; the hook that ZenML calls when a step fails."""
+    run = get_step_context().pipeline_run
+    settings: Settings = parse_settings((run.config.parameters or {}).get("settings") or {})
+    if not isinstance(error, TrackingError):  # a server that is away cannot be told either
+        record_early(settings.tracking, lambda recorder, run_id: recorder.close(run_id, "FAILED"))

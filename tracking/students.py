@@ -38,31 +38,26 @@ def log_student(recorder: Recorder, run_id: str, directory: Path, *, metadata: d
     import mlflow.transformers
     from huggingface_hub import ModelCard
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
     path = directory.resolve()
     parts = {
         "model": AutoModelForCausalLM.from_pretrained(path),
         "tokenizer": AutoTokenizer.from_pretrained(path),
     }
     requirements = [f"{name}=={version(name)}" for name in _LIBRARIES]
-    try:
-        with tracking_errors(recorder.uri), _quiet(), _fluent(recorder.uri), mlflow.start_run(run_id=run_id):
-            info = mlflow.transformers.log_model(
-                parts,
-                name="student",
-                task="text-generation",
-                pip_requirements=requirements,
-                metadata=metadata,
-                # A card of our own keeps MLflow from asking the hub for one.
-                model_card=ModelCard(
-                    "---\nlicense: other\n---\nThe card is written when a student is promoted.\n"
-                ),
-            )
-            _add_tokenizer(recorder, info.model_id, path)
-    finally:
-        transformers_logging.enable_progress_bar()
+    with tracking_errors(recorder.uri), _quiet(), _fluent(recorder.uri), mlflow.start_run(run_id=run_id):
+        info = mlflow.transformers.log_model(
+            parts,
+            name="student",
+            task="text-generation",
+            pip_requirements=requirements,
+            metadata=metadata,
+            # A card of our own keeps MLflow from asking the hub for one.
+            model_card=ModelCard(
+                "---\nlicense: other\n---\nThe card is written when a student is promoted.\n"
+            ),
+        )
+        _add_tokenizer(recorder, info.model_id, path)
     return str(info.model_uri)
 
 

@@ -125,7 +125,7 @@ class ContractSettings(Section):
     max_duplicate_share: Share = 0.1
     """Largest share of source documents that repeat another one; repeats are dropped in any case."""
     max_leaked_share: Share = 0.2
-    """A held-out document leaks when more than this share of its long n-grams stands in training documents."""
+    """A held-out document leaks when more than this share of its long n-grams stands in training ones."""
     max_leaking_documents_share: Share = 0.05
     """Largest share of held-out documents that leak."""
     max_unknown_share: Share = 0.01
@@ -169,7 +169,7 @@ class ModelReference(Section):
     revision: str | None = None
     """Branch, tag or commit on the hub. Not used for directories."""
     trust_remote_code_of: str | None = None
-    """`repository@revision`: only when it names exactly this path and revision is code of the repository run."""
+    """`repository@revision`: code of a repository runs only if this names exactly this path and revision."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the weights in memory; `auto` takes the fastest sound one that the probe finds."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"

@@ -82,7 +82,8 @@ def load_model(
     if attention != "auto":
         arguments["attn_implementation"] = attention
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **arguments)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **arguments)
+        model, loading = loaded
     except Exception as error:
         raise ModelError(
             f"models.{role}.path = {path}: the model cannot be loaded ({_brief(error)}); "
@@ -102,7 +103,7 @@ def load_model(
 def start_token_id(tokenizer: PreTrainedTokenizerFast) -> int | None:
     """Return the token that is put before a text, so that its first token has a prediction.
 
-    The tokenizer's BOS, else its EOS (documents follow it in pre-training), else a known start token, else None.
+    The tokenizer's BOS, else a token that separates documents in pre-training, else its EOS, else None.
     """
     # Several tokenizers have no BOS and an EOS that ends chat turns: there the document separator is right.
     vocabulary = tokenizer.get_vocab()

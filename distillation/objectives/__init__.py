@@ -1,1 +1,1 @@
-"""x."""
+"""Objectives: divergences, the output layer in chunks, and the distillation objective over both."""

@@ -120,7 +120,7 @@ def train(
     *,
     num_steps: int,
     learning_rate: float,
-    batch_size: int = 16,
+    batch_size: int = 8,
     length: int = 256,
 ) -> None:
     """Train `model` on `texts` with transformers' Trainer and save it in bfloat16 with its tokenizer."""
@@ -141,8 +141,8 @@ def train(
         weight_decay=0.1,
         adam_beta2=0.98,
         max_grad_norm=1.0,
-        logging_steps=20,
-        save_steps=200,
+        logging_steps=50,
+        save_steps=400,
         save_total_limit=2,
         report_to=[],
         seed=0,
@@ -164,7 +164,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
-    parser.add_argument("--teacher-steps", type=int, default=1_800)
+    parser.add_argument("--teacher-steps", type=int, default=2_800)
     parser.add_argument("--student-steps", type=int, default=250)
     parser.add_argument("--only", choices=["teacher", "student"])
     arguments = parser.parse_args()

@@ -1,1 +1,1 @@
-"""x."""
+"""Teachers: the live one that runs beside the student."""

@@ -1,0 +1,114 @@
+"""What happens beside a training step: the metrics log, marks of whole checkpoints, the progress bar."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import ProgressCallback, TrainerCallback
+
+from distillation.training.metrics import MetricsLog
+from distillation.training.run import COMPLETE
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from distillation.training.trainer import DistillationTrainer
+
+SILENT = frozenset(
+    {"epoch", "num_tokens", "total_flos", "train_runtime", "train_loss", "num_input_tokens_seen"}
+)
+"""What the Trainer logs and nobody compares."""
+SPEED = frozenset({"train_samples_per_second", "train_steps_per_second"})
+
+
+class JobCallback(TrainerCallback):
+    """Writes `metrics.jsonl` and marks each checkpoint that was written whole."""
+
+    def __init__(self, directory: Path, trainer: DistillationTrainer) -> None:
+        self.directory = directory
+        self.trainer = trainer
+        self.log = MetricsLog(directory / "metrics.jsonl")
+        self.last_time = time.perf_counter()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Go on counting tokens where the checkpoint stopped."""
+        lines = [line for line in self._lines() if line["step"] <= state.global_step]
+        self.trainer.tokens_seen = lines[-1]["tokens"] if lines else 0
+        self.last_time = time.perf_counter()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Append one line, with the speed since the last one and the memory in use."""
+        logs = logs or {}
+        if not state.is_world_process_zero or SPEED & logs.keys():
+            return
+        metrics = {
+            name.removeprefix("eval_"): float(value) for name, value in logs.items() if name not in SILENT
+        }
+        if "loss" in logs:
+            now = time.perf_counter()
+            metrics["tokens_per_second"] = logs["num_tokens"] / max(now - self.last_time, 1e-9)
+            metrics["memory_mb"] = peak_memory_mb(args.device)
+            self.last_time = now
+        self.log.append(state.global_step, self.trainer.tokens_seen, metrics)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave the time of an evaluation out of the training speed."""
+        self.last_time = time.perf_counter()
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Mark the checkpoint as whole; a kill before this leaves one that the next run drops."""
+        if state.is_world_process_zero:
+            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+    def _lines(self) -> list[dict[str, Any]]:
+        from distillation.training.metrics import read_metrics
+
+        return read_metrics(self.directory / "metrics.jsonl")
+
+
+class StepProgressCallback(ProgressCallback):
+    """The Trainer's progress bar with the variant's name and the latest loss, and no printed dictionaries."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Name the bar."""
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description(self.name)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Show the latest loss beside the bar."""
+        if self.training_bar is not None and logs:
+            shown = {name: logs[name] for name in ("cross_entropy", "divergence") if name in logs}
+            if shown:
+                self.training_bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()})
+
+
+def peak_memory_mb(device: torch.device | str) -> float:
+    """Return the peak memory of the device, or of this process where the device is the processor, in MiB."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

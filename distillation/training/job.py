@@ -1,0 +1,157 @@
+"""The job directory: everything a training run needs and everything it leaves.
+
+    JOB_DIR/  job.json (frozen settings + content hashes)   corpus/  aligner/
+              metrics.jsonl (append-only)   checkpoints/   student/   status.json
+
+Its name is the hash of what determines the result, so the same job is never trained twice and two different
+jobs never share a directory. It can be moved: models are named by path or hub name, all else is inside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from distillation.config import ModelSettings, ObjectiveSettings, Settings, TrainingSettings
+from distillation.errors import JobError, one_line
+from distillation.fingerprint import digest_of, digest_of_sources
+from distillation.models import model_digest
+
+if TYPE_CHECKING:
+    from distillation.alignment.base import Aligner
+    from distillation.corpus import Corpus
+
+Variant = Literal["distilled", "text_only", "truncate"]
+RESULT_NEUTRAL = frozenset({"output_dir", "keep_checkpoints"})
+"""Training settings that do not change the student."""
+
+
+class Job(BaseModel):
+    """What determines the student, to the last bit on one kind of processor."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variant: Variant
+    seed: int
+    models: ModelSettings
+    objective: ObjectiveSettings
+    training: TrainingSettings
+    aligner_name: str | None
+    teacher_digest: str | None
+    student_digest: str
+    corpus_digest: str
+    aligner_digest: str | None
+    sources_digest: str
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that changes the result; the directory's name."""
+        return digest_of(self.model_dump(mode="json", exclude={"training": set(RESULT_NEUTRAL)}))
+
+
+class JobResult(BaseModel):
+    """What a finished job says of itself."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_dir: Path
+    student_dir: Path
+    metrics: dict[str, float]
+
+
+def variant_objective(settings: Settings, variant: Variant) -> ObjectiveSettings:
+    """Return the objective of a variant: the settings' own, or text alone for the control."""
+    # Everything else at its default: a changed divergence must not retrain the text-only control.
+    return ObjectiveSettings(distillation_weight=0.0) if variant == "text_only" else settings.objective
+
+
+def prepare_job(
+    corpus: Corpus,
+    *,
+    settings: Settings,
+    variant: Variant = "distilled",
+    aligner: Aligner | None = None,
+    output_dir: str | Path | None = None,
+) -> Path:
+    """Write the job directory of one variant, or find the one that is there, and return its path.
+
+    Raises:
+        JobError: the directory cannot be written.
+    """
+    from distillation.corpus import save_corpus
+
+    objective = variant_objective(settings, variant)
+    if objective.distillation_weight == 0:
+        aligner = None
+    elif aligner is None:
+        raise ValueError(f"variant {variant} learns from the teacher and needs an aligner")
+    job = Job(
+        variant=variant,
+        seed=settings.seed,
+        models=settings.models,
+        objective=objective,
+        training=settings.training,
+        aligner_name=aligner.name if aligner is not None else None,
+        # Text alone needs the teacher's tokenizer too: all variants train on the same windows.
+        teacher_digest=model_digest(settings.models.teacher, "teacher"),
+        student_digest=model_digest(settings.models.student, "student"),
+        corpus_digest=digest_of([corpus.report.train_fingerprint, corpus.report.held_out_fingerprint]),
+        aligner_digest=_aligner_digest(aligner) if aligner is not None else None,
+        sources_digest=digest_of_sources("distillation"),
+    )
+    root = Path(output_dir or settings.training.output_dir)
+    directory = root / f"{variant}-{job.digest}"
+    if (directory / "job.json").exists():
+        return directory
+    draft = root / f".{directory.name}.{os.getpid()}"
+    try:
+        draft.mkdir(parents=True)
+        save_corpus(corpus, draft / "corpus")
+        if aligner is not None:
+            aligner.save(draft / "aligner")
+        (draft / "job.json").write_text(job.model_dump_json(indent=2) + "\n")
+        shutil.rmtree(directory, ignore_errors=True)  # the remains of a draft without job.json
+        draft.rename(directory)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise JobError(
+            f"training.output_dir = {root}: cannot be written ({one_line(error)}); name a writable folder"
+        ) from error
+    return directory
+
+
+def _aligner_digest(aligner: Aligner) -> str:
+    """Hash what an aligner is made from; its code is in the digest of the sources."""
+    return digest_of([aligner.name, aligner.num_teacher_rows, aligner.num_student_rows, aligner.details])
+
+
+def read_job(directory: Path) -> Job:
+    """Read `job.json`.
+
+    Raises:
+        JobError: it is missing or damaged, or the directory's content is not what it says.
+    """
+    try:
+        return Job.model_validate_json((directory / "job.json").read_text())
+    except (OSError, ValueError) as error:
+        raise JobError(
+            f"job directory {directory}: job.json is missing or damaged; prepare the job again"
+        ) from error
+
+
+def write_atomically(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content, indent=2) + "\n")
+    draft.replace(path)
+
+
+def read_status(directory: Path) -> dict[str, Any]:
+    """Return `status.json`, or an empty mapping before the first run."""
+    path = directory / "status.json"
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -44,6 +44,8 @@ class TokenBytes:
     """int32 (num_tokens,): bytes of each token, 0 where the table has None."""
     byte_fallback_ids: frozenset[int] = frozenset()
     """Ids of `<0xNN>` tokens: another token may have the same byte and is then the usual one."""
+    added_ids: frozenset[int] = frozenset()
+    """Ids of added tokens: found in a text before the model sees it, so they win over equal strings."""
     special_strings: dict[str, int] = field(default_factory=dict)
     """Text of each special token -> id."""
     special_roles: dict[str, int] = field(default_factory=dict)
@@ -51,12 +53,18 @@ class TokenBytes:
 
     @functools.cached_property
     def canonical_ids(self) -> dict[bytes, int]:
-        """Byte string -> the id that the tokenizer itself uses for it (never `<0xNN>` if another exists)."""
+        """Byte string -> the id that the tokenizer itself uses for it, where several have it.
+
+        An added token comes before one of the model, and `<0xNN>` comes last.
+        """
         ids: dict[bytes, int] = {}
         for index, token in enumerate(self.table):
-            if token and (token not in ids or ids[token] in self.byte_fallback_ids):
+            if token and (token not in ids or self._precedence(index) > self._precedence(ids[token])):
                 ids[token] = index
         return ids
+
+    def _precedence(self, index: int) -> int:
+        return (index in self.added_ids) - (index in self.byte_fallback_ids)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -110,6 +118,7 @@ def tokens_as_bytes(tokenizer: Any) -> TokenBytes:
         family=family,
         lengths=np.array([len(token) if token else 0 for token in table], dtype=np.int32),
         byte_fallback_ids=frozenset(fallback),
+        added_ids=frozenset(added),
         special_strings={texts[index]: index for index in sorted(texts)},
         special_roles=_special_roles(tokenizer),
     )

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from alignment_reference import slow_alignment
+from alignment_reference import exhaustive, slow_alignment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,7 +49,7 @@ def assert_equals_reference(pairs: list[EncodedPair], alignment: Alignment) -> N
         assert rows[len(expected) :] == [(-1, 0, 0, False)] * (len(rows) - len(expected))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(exhaustive, max_examples=200)
 @given(st.lists(windows(), min_size=1, max_size=6))
 def test_alignment_equals_reference(pairs: list[EncodedPair]) -> None:
     alignment = align_spans(pairs)
@@ -95,7 +95,7 @@ def test_no_windows() -> None:
     assert len(group_spans([]).window_G) == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(exhaustive, max_examples=150)
 @given(st.lists(windows(), min_size=1, max_size=5))
 def test_groups_partition_the_tokens(pairs: list[EncodedPair]) -> None:
     groups = group_spans(pairs)

@@ -10,6 +10,7 @@ import pytest
 from alignment_reference import (
     END,
     SENTENCES,
+    exhaustive,
     sentencepiece_bpe,
     sentencepiece_unigram,
     trained_byte_level,
@@ -136,7 +137,7 @@ def test_hard_texts_are_encoded_without_loss(encoder: PairEncoder) -> None:
         check_pair(encoder, pair, unicodedata.normalize("NFC", text).encode())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(exhaustive, max_examples=150)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
 def test_any_text_is_partitioned(text: str) -> None:
     encoder = _ANY
@@ -187,6 +188,14 @@ def test_same_tokenizer_looks_at_meaning() -> None:
     assert same_tokenizer(one, padded)
     assert not same_tokenizer(one, trained_byte_level(301))
     assert not same_tokenizer(one, trained_byte_level(300, nfc=True))
+
+
+def test_an_added_token_wins_over_an_equal_one_of_the_model() -> None:
+    tokenizer = Tokenizer(models.BPE({"Ġ": 0, "ĠĠ": 1, "a": 2}, [("Ġ", "Ġ")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_tokens(["  "])
+    assert tokenizer.encode("a  a").ids == [2, 3, 2]
+    assert tokens_as_bytes(tokenizer).canonical_ids == {b" ": 0, b"  ": 3, b"a": 2}
 
 
 def test_digest_follows_the_meaning_of_ids() -> None:

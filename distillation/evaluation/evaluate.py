@@ -10,7 +10,7 @@ import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,6 +94,8 @@ class _Context:
     settings: EvaluationSettings
     teacher: Any
     teacher_tokenizer: Any
+    teacher_states: dict[bytes, Any] = field(default_factory=dict)
+    """Filled by the first student's agreement and used by the others'."""
 
 
 def _measure(
@@ -162,6 +164,7 @@ def _agreement(name: str, model: Any, tokenizer: Any, context: _Context, tell: P
             context.texts,
             max_length=context.settings.max_length,
             batch_size=context.settings.batch_size,
+            teacher_states=context.teacher_states,
             on_windows=lambda done, total: tell(f"{name}: agreement", done, total),
         )
     except AlignmentError as error:

@@ -88,6 +88,20 @@ def test_the_batch_size_changes_nothing(
     assert one.kl_divergence == pytest.approx(other.kl_divergence, rel=1e-5)
 
 
+def test_kept_teacher_states_change_nothing(
+    teacher, teacher_tokenizer, llama, make_llama, start_tokenizer, sentences
+):
+    other = make_llama(len(start_tokenizer), seed=9)
+    states: dict = {}
+    pair = (start_tokenizer, sentences)
+    first = measure(teacher, teacher_tokenizer, llama, *pair, batch_size=2, teacher_states=states)
+    assert len(states) == 2
+    kept = measure(teacher, teacher_tokenizer, other, *pair, batch_size=2, teacher_states=states)
+    assert len(states) == 2
+    assert first == measure(teacher, teacher_tokenizer, llama, *pair, batch_size=2)
+    assert kept == measure(teacher, teacher_tokenizer, other, *pair, batch_size=2)
+
+
 @pytest.mark.parametrize("num_tokens", [3, 8, 20, 1000])
 def test_cutting_keeps_the_text_and_fits(teacher_tokenizer, start_tokenizer, sentences, num_tokens):
     pair = PairEncoder(teacher_tokenizer, start_tokenizer).encode(["".join(sentences)])[0]

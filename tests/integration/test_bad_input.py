@@ -1,0 +1,178 @@
+"""What bad input gets: one line with setting, value and remedy, exit code 1, no traceback, nothing damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import REPOSITORY, Workplace, Zenml
+
+PIPELINE = "pipelines.distillation.distillation_pipeline"
+
+
+def fail(workplace: Workplace, capfd: pytest.CaptureFixture[str], *overrides: str) -> str:
+    """Run `python -m pipelines.distillation` in this process; return its one line of error."""
+    from pipelines.command import run_command
+    from pipelines.distillation import distillation_pipeline
+
+    capfd.readouterr()
+    assert run_command(distillation_pipeline, ["-c", workplace.config(), *overrides]) == 1
+    captured = capfd.readouterr()
+    assert "Traceback" not in captured.out + captured.err
+    errors = [line for line in captured.err.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1, captured.err
+    assert captured.err.rstrip().endswith(errors[0])
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.batchsize=4", ["training.batchsize", "4", "did you mean batch_size?"]),
+        ("training.learning_rate=7", ["training.learning_rate", "7", "less than or equal to 1"]),
+        ("corpus.sources=[wikitex]", ["corpus.sources", "wikitex", "documentation"]),
+        ("evaluation.stride=64", ["evaluation", "stride", "max_length (64)"]),
+        ("training.batch_size", ["training.batch_size", "NAME=VALUE"]),
+        ("seed.x=1", ["seed"]),
+        ("alignment.strategy=truncate", ["alignment.strategy", "evaluation.controls"]),
+        ("tracking.uri=http://127.0.0.1:9", ["tracking.uri = http://127.0.0.1:9", "start it"]),
+        ("tracking.uri=mlruns", ["tracking.uri = mlruns", "sqlite:///FILE"]),
+        ("models.teacher.path=/nowhere/teacher", ["models.teacher.path", "/nowhere/teacher"]),
+    ],
+)
+def test_settings_that_cannot_be(
+    workplace: Workplace, capfd: pytest.CaptureFixture[str], override: str, words: list[str]
+) -> None:
+    line = fail(workplace, capfd, override)
+    for word in words:
+        assert word in line
+
+
+def test_a_model_without_a_tokenizer(
+    workplace: Workplace, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    bare = shutil.copytree(workplace.settings["models"]["student"]["path"], tmp_path / "bare")
+    for file in bare.glob("tokenizer*"):
+        file.unlink()
+    line = fail(workplace, capfd, f"models.student.path={bare}")
+    assert "models.student.path" in line
+    assert "tokenizer" in line
+
+
+def test_weights_that_do_not_fit(
+    workplace: Workplace, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    wrong = shutil.copytree(workplace.settings["models"]["student"]["path"], tmp_path / "wrong")
+    config = json.loads((wrong / "config.json").read_text())
+    (wrong / "config.json").write_text(json.dumps(config | {"hidden_size": 48}))
+    line = fail(workplace, capfd, f"models.student.path={wrong}")
+    assert "models.student.path" in line
+
+
+def test_a_job_directory_that_cannot_be_written(
+    workplace: Workplace, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    blocked = tmp_path / "notes.txt"
+    blocked.write_text("keep me")
+    line = fail(workplace, capfd, f"training.output_dir={blocked}/jobs")
+    assert "training.output_dir" in line
+    assert blocked.read_text() == "keep me"
+
+
+def test_every_source_failing_lists_all_reasons(
+    workplace: Workplace, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "short.txt").write_text("Too short.\n")
+    first, second = (f"{{kind: file, path: {tmp_path / name}}}" for name in ("empty.txt", "short.txt"))
+    line = fail(workplace, capfd, f"corpus.sources=[{first}, {second}]")
+    assert "corpus.sources[0]" in line
+    assert "corpus.sources[1]" in line
+    assert "empty.txt" in line
+    assert "short.txt" in line
+
+
+def test_a_failing_step_is_one_line_of_the_zenml_command(
+    workplace: Workplace, zenml: Zenml, tmp_path: Path
+) -> None:
+    (tmp_path / "short.txt").write_text("Too short.\n")
+    settings = workplace.settings | {
+        "corpus": {"sources": [{"kind": "file", "path": str(tmp_path / "short.txt")}]}
+    }
+    result = zenml("pipeline", "run", PIPELINE, "-c", workplace.config("bad.yaml", settings), "-s", "local")
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    lines = [line for line in result.output.splitlines() if "short.txt" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("Error: corpus.sources[0]")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("parameters: [", "not valid YAML"),
+        ("settings: {seed: 1}", "parameters: settings:"),
+        ("parameters: {seed: 1}", "parameter seed: unknown"),
+        ("parameters: {settings: 3}", "must be a mapping"),
+    ],
+)
+def test_files_that_are_no_pipeline_files(
+    workplace: Workplace, zenml: Zenml, content: str, words: str
+) -> None:
+    path = workplace.root / "strange.yaml"
+    path.write_text(content)
+    result = zenml("pipeline", "run", PIPELINE, "-c", str(path), "-s", "local")
+    assert result.exit_code == 1
+    assert words in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_promotion_without_runs_is_refused(workplace: Workplace, zenml: Zenml) -> None:
+    config = workplace.config("promote_nothing.yaml", {"experiment": "nothing-here"})
+    result = zenml("pipeline", "run", "pipelines.promotion.promotion_pipeline", "-c", config, "-s", "local")
+    assert result.exit_code == 1
+    assert "Error: experiment = nothing-here: no finished run" in result.output
+
+
+@pytest.fixture
+def clean_clone(tmp_path: Path) -> dict[str, Any]:
+    """A copy of the sources and a user who has run nothing yet."""
+    root = tmp_path / "clone"
+    for name in ("distillation", "pipelines", "steps", "tracking", "materializers", "stacks", "configs"):
+        shutil.copytree(
+            REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__")
+        )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ZENML_")}
+    environment |= {
+        "ZENML_CONFIG_PATH": str(tmp_path / "zenml"),
+        "ZENML_ANALYTICS_OPT_IN": "false",
+        "PYTHONPATH": str(root),
+    }
+    return {"cwd": root, "env": environment, "capture_output": True, "text": True, "timeout": 300}
+
+
+@pytest.mark.slow
+def test_both_commands_in_processes_of_their_own(clean_clone: dict[str, Any]) -> None:
+    python, clone = sys.executable, clean_clone["cwd"]
+    registered = subprocess.run([python, "-m", "stacks.local"], **clean_clone)
+    assert registered.returncode == 0, registered.stderr
+    assert "stack local registered" in registered.stdout
+
+    (clone / "configs" / "typo.yaml").write_text("parameters: {settings: {trainin: {batch_size: 4}}}\n")
+    zenml = Path(python).with_name("zenml")
+    run = [zenml, "pipeline", "run", PIPELINE, "-c", "configs/typo.yaml", "-s", "local"]
+    for command in (run, [python, "-m", "pipelines.distillation", "-c", "configs/typo.yaml"]):
+        failed = subprocess.run([str(part) for part in command], **clean_clone)
+        assert failed.returncode == 1
+        assert failed.stderr.strip().splitlines()[-1] == (
+            "Error: unknown setting trainin = {'batch_size': 4}: did you mean training?"
+        )
+        assert "Traceback" not in failed.stdout + failed.stderr
+        assert "zenml init" not in failed.stdout + failed.stderr

@@ -1,0 +1,208 @@
+"""The main job end to end on the tiny pair: results, records, cache, promotion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import Workplace, Zenml, statuses
+
+PIPELINE = "pipelines.distillation.distillation_pipeline"
+PROMOTION = "pipelines.promotion.promotion_pipeline"
+STEPS = {
+    "load_corpus",
+    "probe_models",
+    "build_aligner",
+    "distill_student_distilled",
+    "distill_student_text_only",
+    "distill_student_truncate",
+    "evaluate_student",
+}
+
+
+@pytest.fixture(scope="module")
+def first_run(workplace: Workplace, zenml: Zenml) -> Any:
+    result = zenml("pipeline", "run", PIPELINE, "-c", workplace.config(), "-s", "local")
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def parents(workplace: Workplace) -> list[Any]:
+    """Return the MLflow runs of pipelines, newest first."""
+    recorder = workplace.recorder()
+    return list(
+        recorder.client.search_runs(
+            [recorder.experiment_id()], "tags.role = 'pipeline'", order_by=["attributes.start_time DESC"]
+        )
+    )
+
+
+def test_the_table_and_the_next_commands_are_printed(first_run: Any, workplace: Workplace) -> None:
+    assert set(statuses()) == STEPS
+    assert set(statuses().values()) == {"completed"}
+    for words in (
+        "bits/byte",
+        "distilled student",
+        "text-only",
+        "teacher",
+        "make ui",
+        "configs/promote.yaml",
+    ):
+        assert words in first_run.output
+    assert first_run.output.count("bits/byte") == 2  # the heading and its explanation: one table
+    report = workplace.root / "outputs" / "report.html"
+    assert str(report) in first_run.output
+    assert report.read_text().lstrip().lower().startswith("<!doctype html")
+
+
+def test_mlflow_holds_everything_side_by_side(first_run: Any, workplace: Workplace) -> None:
+    [parent] = parents(workplace)
+    client = workplace.recorder().client
+    assert parent.info.status == "FINISHED"
+    assert {"distilled.bits_per_byte", "text_only.bits_per_byte", "teacher.bits_per_byte"} <= set(
+        parent.data.metrics
+    )
+    assert parent.data.params["objective.divergence"] == "forward_kl"
+    tags = parent.data.tags
+    assert (tags["aligner"], tags["seed"], tags["variant"]) == ("prefix", "0", "distilled")
+    assert tags["corpus_source"] == "documentation"
+    assert len(tags["held_out"]) == 16
+    files = {
+        file.path
+        for folder in ("", "audit", "corpus", "probes")
+        for file in client.list_artifacts(parent.info.run_id, folder)
+    }
+    assert {
+        "report.html",
+        "evaluation.json",
+        "settings.json",
+        "audit/audit.html",
+        "audit/audit.json",
+        "corpus/contract.html",
+        "probes/teacher.json",
+        "probes/probes.html",
+    } <= files
+    nested = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
+    assert {run.data.tags["variant"] for run in nested} == {"distilled", "text_only", "truncate"}
+    for run in nested:
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["held_out"] == tags["held_out"]
+        assert {"cross_entropy", "learning_rate", "grad_norm"} <= set(run.data.metrics)
+
+
+def test_artifacts_hold_no_pickle(first_run: Any, workplace: Workplace) -> None:
+    names = [path.name for path in (workplace.root / "zenml").rglob("*") if path.is_file()]
+    assert any(name == "model.safetensors" for name in names)
+    assert any(name == "aligner.safetensors" for name in names)
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".bin", ".joblib"))]
+
+
+def test_a_second_identical_run_is_wholly_cached_and_says_the_same(
+    first_run: Any, workplace: Workplace, zenml: Zenml
+) -> None:
+    result = zenml("pipeline", "run", PIPELINE, "-c", workplace.config(), "-s", "local")
+    assert result.exit_code == 0, result.output
+    assert set(statuses().values()) == {"cached"}
+    assert "7 of 7 steps came from the cache" in result.output
+    table = [line for line in first_run.output.splitlines() if "distilled student  " in line]
+    assert table
+    assert table[0] in result.output
+    assert len(parents(workplace)) == 1  # nothing happened, so nothing is recorded
+
+
+def test_another_objective_reuses_all_that_does_not_depend_on_it(
+    first_run: Any, workplace: Workplace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from pipelines.command import run_command
+    from pipelines.distillation import distillation_pipeline
+
+    assert (
+        run_command(distillation_pipeline, ["-c", workplace.config(), "objective.divergence=reverse_kl"]) == 0
+    )
+    reused = {"load_corpus", "probe_models", "build_aligner", "distill_student_text_only"}
+    assert {name for name, status in statuses().items() if status == "cached"} == reused
+    newest, first = parents(workplace)
+    assert newest.data.params["objective.divergence"] == "reverse_kl"
+    assert newest.data.tags["divergence"] == "reverse_kl"
+    assert newest.data.metrics["text_only.bits_per_byte"] == pytest.approx(
+        first.data.metrics["text_only.bits_per_byte"], rel=1e-6
+    )
+
+
+def test_edited_code_runs_its_step_again_and_no_other(
+    first_run: Any, workplace: Workplace, zenml: Zenml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steps.caching.alignment_code", lambda: "edited")
+    result = zenml("pipeline", "run", PIPELINE, "-c", workplace.config(), "-s", "local")
+    assert result.exit_code == 0, result.output
+    # The new aligner has the content of the old one, so what depends on it is still in the cache.
+    done = {name for name, status in statuses().items() if status == "completed"}
+    assert done <= {"build_aligner", "evaluate_student"}
+    assert "build_aligner" in done
+
+
+def promote(workplace: Workplace, zenml: Zenml) -> Any:
+    settings = {"experiment": "tiny", "control_margin": 0.01}
+    return zenml(
+        "pipeline", "run", PROMOTION, "-c", workplace.config("promote.yaml", settings), "-s", "local"
+    )
+
+
+def set_figures(workplace: Workplace, run_id: str, distilled: float, text_only: float, minute: int) -> None:
+    """Overwrite a run's figures: what a longer training would have measured."""
+    workplace.recorder().log_metrics(
+        run_id,
+        {"distilled.bits_per_byte": distilled, "text_only.bits_per_byte": text_only},
+        time_ms=4_000_000_000_000 + 60_000 * minute,
+    )
+    workplace.recorder().set_tags(run_id, {"evaluation.missing": ""})
+
+
+def test_only_a_better_student_is_promoted(first_run: Any, workplace: Workplace, zenml: Zenml) -> None:
+    import mlflow
+    from zenml.client import Client
+
+    from tracking.registry import current_champion
+
+    runs = [run.info.run_id for run in parents(workplace)]
+    good, worse = runs[-1], runs[0]
+    for run_id in runs:
+        set_figures(workplace, run_id, 2.10, 2.00, minute=1)
+    refused = promote(workplace, zenml)
+    assert refused.exit_code == 1
+    assert "distilled.bits_per_byte = 2.1000" in refused.output
+    assert "text_only.bits_per_byte = 2.0000" in refused.output
+    assert "Traceback" not in refused.output
+    assert current_champion(workplace.recorder(), "student") is None
+
+    set_figures(workplace, good, 1.80, 2.00, minute=2)
+    accepted = promote(workplace, zenml)
+    assert accepted.exit_code == 0, accepted.output
+    assert "models:/student@champion (version 1)" in accepted.output
+    champion = current_champion(workplace.recorder(), "student")
+    assert champion is not None
+    assert champion.run_id == good
+    version = Client().get_model_version("student", "production")
+    assert version.run_metadata["mlflow_version"] == "1"
+
+    set_figures(workplace, worse, 1.95, 2.00, minute=3)
+    refused = promote(workplace, zenml)
+    assert refused.exit_code == 1
+    if worse != good:
+        assert "1.9500" in refused.output
+        assert "1.8000" in refused.output
+    champion = current_champion(workplace.recorder(), "student")
+    assert champion is not None
+    assert champion.run_id == good
+
+    mlflow.set_tracking_uri(workplace.recorder().uri)
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts("models:/student@champion"))
+    finally:
+        mlflow.set_tracking_uri("")
+    assert "## Promotion" in (folder / "README.md").read_text()
+    assert (folder / "model" / "model.safetensors").exists()

@@ -11,10 +11,14 @@ sum over C_r of p to phi(bytes(t) after r), the student's token that comes first
 - r not empty: the longest student token that is a prefix of what is left.
 
 Special tokens go to the student's token of the same text, else of the same role. What the student cannot
-write goes to a residual, which is reported. Where the student's real token runs past the teacher's real
-token t', the chain value p(t' | C_r) x p(tail) is moved from phi to that token: else the target would
-contradict the text. It is a lower bound of the token's probability, because other teacher tokens may
-spell the same bytes.
+write goes to a residual, which is reported.
+
+phi does not see the text that follows, and the student's tokenizer does: it may run past the teacher's
+real token t', or cut it elsewhere (most of all white space, where `\\n\\n` alone is one token and before
+a word is two). So the chain value p(t' | C_r) x p(tail) is moved from phi(t') to the student's real
+token, else the target would contradict the text. It is a lower bound of that token's probability, because
+other teacher tokens may spell the same bytes. With it a teacher that is certain of the text asks for the
+student's own tokens.
 
 Sorted by bytes, C_r is one range of ranks, so the tables are: order, lo, hi, phi. Rule after BPM (arXiv
 2607.22334).
@@ -72,7 +76,7 @@ class PrefixAligner(Aligner):
                 self._write_boundaries(mass, log_probs_NU)
                 mass[inside] = 0.0
             self._write_ranges(mass, log_total_N, log_probs_NU, inside.nonzero().squeeze(1), rows)
-            self._move_chains(mass, log_total_N, log_probs_NU, rows)
+            self._move_chain(mass, log_total_N, log_probs_NU, rows)
             return finish(mass[:, :residual_column], mass[:, residual_column], rows.student_token_N)
 
     def _check(self, rows: Rows) -> None:
@@ -120,18 +124,19 @@ class PrefixAligner(Aligner):
             flat_R = index[begin:end][row_R] * mass.shape[1] + column_R
             mass.view(-1).index_add_(0, flat_R, share_R)
 
-    def _move_chains(self, mass: Tensor, log_total_N: Tensor, log_probs_NU: Tensor, rows: Rows) -> None:
-        """Where the student's token runs past the teacher's, move the realised chain's value to it."""
-        index = (rows.num_tail_N > 0).nonzero().squeeze(1)
-        if not len(index):
-            return
-        teacher_token = rows.teacher_token_N[index].long()
-        chain = log_probs_NU[index, teacher_token] - log_total_N[index] + rows.tail_log_prob_N[index].float()
-        source = self._column(teacher_token, rows.num_emitted_N[index].long())
-        available = mass[index, source]
-        moved = chain.exp().nan_to_num(0.0).clamp_min(0.0).minimum(available)
-        mass[index, source] = available - moved
-        mass[index, rows.student_token_N[index].long()] += moved
+    def _move_chain(self, mass: Tensor, log_total_N: Tensor, log_probs_NU: Tensor, rows: Rows) -> None:
+        """Move the value of the realised chain, p(t' | C_r) x p(tail), to the student's real token."""
+        import torch
+
+        index_N = torch.arange(len(rows), device=mass.device)
+        teacher_token_N = rows.teacher_token_N.long()
+        tail_N = torch.where(rows.num_tail_N > 0, rows.tail_log_prob_N.float(), 0.0)
+        chain_N = log_probs_NU[index_N, teacher_token_N] - log_total_N + tail_N
+        source_N = self._column(teacher_token_N, rows.num_emitted_N.long())
+        available_N = mass[index_N, source_N]
+        moved_N = chain_N.exp().nan_to_num(0.0).clamp_min(0.0).minimum(available_N)
+        mass[index_N, source_N] = available_N - moved_N
+        mass[index_N, rows.student_token_N.long()] += moved_N
 
     def _column(self, token: Tensor, emitted: Tensor) -> Tensor:
         """Return the column that what is left of `token` after `emitted` bytes is written to."""

@@ -209,12 +209,10 @@ class SlowPrefix:
         for index, weight in weights.items():
             column = self.phi(index, emitted)
             mass[column] = mass.get(column, 0.0) + weight
-        moved = 0.0
-        if tail:
-            source = self.phi(teacher, emitted)
-            moved = min(weights[teacher] * math.exp(tail_log), mass[source])
-            mass[source] -= moved
-            mass[student] = mass.get(student, 0.0) + moved
+        source = self.phi(teacher, emitted)
+        moved = min(weights[teacher] * (math.exp(tail_log) if tail else 1.0), mass[source])
+        mass[source] -= moved
+        mass[student] = mass.get(student, 0.0) + moved
         return mass, moved
 
 

@@ -25,7 +25,7 @@ from alignment_reference import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from distillation.alignment import build_aligner, load_aligner, prefix
 from distillation.alignment.base import Aligner, Rows
@@ -109,7 +109,7 @@ def test_prefix_targets_equal_the_definition(
 def check_certain_teacher(
     aligner: Aligner, encoder: PairEncoder, pairs: list[EncodedPair], alignment: Alignment
 ) -> None:
-    """With all mass on the real text, the target must begin to write that text, and no other."""
+    """With all mass on the real text, the target is the student's own token, and so writes that text."""
     rows = rows_of(pairs, alignment, tails=[0.0] * int((alignment.teacher_position_BT >= 0).sum()))
     log_probs = torch.full((len(rows), aligner.num_teacher_rows), -torch.inf)
     log_probs[torch.arange(len(rows)), rows.teacher_token_N] = 0.0
@@ -122,8 +122,7 @@ def check_certain_teacher(
         student = pairs[window].student
         rest = encoder.student_bytes.join(student.ids)[student.begins[position] :]
         assert rest.startswith(encoder.student_bytes.table[chosen[n]] or b"never")
-        if rows.num_tail_N[n]:
-            assert chosen[n] == int(rows.student_token_N[n])
+        assert chosen[n] == student.ids[position]
 
 
 @settings(exhaustive, max_examples=60)
@@ -150,6 +149,34 @@ def test_planted_off_by_one_is_caught(trained: tuple[Tokenizer, Tokenizer], shif
         check_certain_teacher(
             aligner, encoder, pairs, dataclasses.replace(alignment, teacher_position_BT=moved_BT)
         )
+
+
+def targets_by_hand(student_token: str, tail_probability: float | None) -> dict[str, float]:
+    """Targets one byte inside the teacher's token "ab", with p = 0.3 of "ab" and 0.1 of "ac"."""
+    teacher, student = (
+        Tokenizer(models.BPE({t: i for i, t in enumerate(words)}, []))
+        for words in (("a", "b", "c", "ab", "ac", "d"), ("a", "b", "c", "bc", "d"))
+    )
+    for tokenizer in (teacher, student):
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    aligner = build_aligner("prefix", teacher, student, num_teacher_rows=6, num_student_rows=5)
+    rows = Rows(
+        teacher_token_N=torch.tensor([3]),
+        student_token_N=torch.tensor([student.token_to_id(student_token)]),
+        num_emitted_N=torch.tensor([1]),
+        num_tail_N=torch.tensor([0 if tail_probability is None else 1]),
+        tail_log_prob_N=torch.tensor([math.log(tail_probability or 1.0)]),
+    )
+    log_probs = torch.tensor([[0.1, 0.1, 0.2, 0.3, 0.1, 0.2]]).log()
+    row = aligner.targets(log_probs, rows).probabilities_NV[0].tolist()
+    return {student.id_to_token(index): round(value, 5) for index, value in enumerate(row) if value}
+
+
+def test_by_hand_inside_a_token_and_past_its_end() -> None:
+    # C_r = {ab, ac}: 0.75 and 0.25, writing "b" and "c".
+    assert targets_by_hand("b", None) == {"b": 0.75, "c": 0.25}
+    # The text goes on with "c", teacher ab|c with p(c) = 0.4, and the student's token is "bc": 0.75 x 0.4.
+    assert targets_by_hand("bc", 0.4) == {"b": 0.45, "bc": 0.3, "c": 0.25}
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def tiny_teacher_dir(tmp_path_factory: pytest.TempPathFactory, english_documents
     from distillation.sample.make import train_tokenizer
 
     torch.manual_seed(1)
-    tokenizer = train_tokenizer(english_documents, 600, split_digits=False)
+    tokenizer = train_tokenizer(english_documents[:20], 600, split_digits=False)
     config = Qwen3MoeConfig(
         vocab_size=608,
         hidden_size=32,
@@ -75,7 +75,7 @@ def tiny_student_dir(tmp_path_factory: pytest.TempPathFactory, english_documents
     from distillation.sample.make import train_tokenizer
 
     torch.manual_seed(2)
-    tokenizer = train_tokenizer(english_documents, 400, split_digits=True)
+    tokenizer = train_tokenizer(english_documents[40:], 400, split_digits=True)
     config = LlamaConfig(
         vocab_size=400,
         hidden_size=24,

@@ -2,8 +2,8 @@
 
 Docstrings of the standard library and of installed packages, module by module, and CPython's language
 reference: some tens of megabytes of English that are there without any network. Sources are parsed, never
-imported, so no code runs. Files come in the order of a hash of their name, so that the first few megabytes are
-an even sample of all packages.
+imported, so no code runs. Files come in the order of a hash of their name, so that the first few megabytes
+are an even sample of all packages.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ PACKAGES = (
 SKIPPED_FOLDERS = frozenset(
     {"test", "tests", "testing", "_vendor", "site-packages", "lib2to3", "idlelib", "__pycache__"}
 )
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 MIN_DOCSTRING_CHARACTERS = 60
 MIN_MODULE_CHARACTERS = 200
 
@@ -93,10 +94,16 @@ def _docstrings(path: Path) -> Iterator[str]:
             tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, RecursionError, OSError):
         return
-    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = [node for node in ast.walk(tree) if isinstance(node, owners)]
-    for node in sorted(nodes, key=lambda node: getattr(node, "lineno", 0)):
-        docstring = ast.get_docstring(node, clean=False)
-        if docstring:
-            # Tabs and ragged indentation are cleaned as `help()` cleans them.
-            yield inspect.cleandoc(docstring)
+    # Statements alone are visited, last first from a stack: expressions hold no docstring, and most nodes.
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, DOCUMENTED):
+            docstring = ast.get_docstring(node, clean=False)
+            if docstring:
+                # Tabs and ragged indentation are cleaned as `help()` cleans them.
+                yield inspect.cleandoc(docstring)
+        for field in ("cases", "finalbody", "orelse", "handlers", "body"):
+            children = getattr(node, field, None)
+            if isinstance(children, list):
+                pending.extend(reversed(children))

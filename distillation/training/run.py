@@ -51,7 +51,13 @@ def run_job(job_dir: str | Path, *, on_estimate: Callable[[str], None] = print) 
         return JobResult(job_dir=directory, student_dir=directory / "student", metrics=status["metrics"])
     write_atomically(directory / "status.json", {"state": "running", "process": os.getpid()})
     _drop_incomplete_checkpoints(directory)
-    return _Run(directory, job).train(on_estimate)
+    from distillation.probing.quiet import quiet_libraries
+
+    with quiet_libraries() as messages:  # bars of loading and notes on tied weights, many a run
+        result = _Run(directory, job).train(on_estimate)
+    for message in dict.fromkeys(messages):
+        logger.debug("%s", message)
+    return result
 
 
 class _Run:

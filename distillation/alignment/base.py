@@ -143,12 +143,20 @@ class Aligner(ABC):
 
 
 def finish(written_NV: Tensor, residual_N: Tensor, student_token_N: Tensor) -> Targets:
-    """Renormalise the mass that was written; rows without any fall back to the text's own token."""
+    """Renormalise the mass that was written, in place: `written_NV` must be the caller's own buffer."""
+    mass_N = written_NV.sum(dim=1)
+    # A second (N, V) tensor would double what a chunk of positions needs.
+    probabilities_NV = written_NV.div_(mass_N.clamp_min(LEAST_WRITTEN_MASS).unsqueeze(1))
+    return with_fallback(probabilities_NV, mass_N, residual_N, student_token_N)
+
+
+def with_fallback(
+    probabilities_NV: Tensor, mass_N: Tensor, residual_N: Tensor, student_token_N: Tensor
+) -> Targets:
+    """Mark rows with next to no mass and, in place, give them the text's own token as target."""
     import torch
 
-    mass_N = written_NV.sum(dim=1)
     usable_N = mass_N >= LEAST_WRITTEN_MASS  # False for NaN as well.
-    probabilities_NV = written_NV / mass_N.clamp_min(LEAST_WRITTEN_MASS).unsqueeze(1)
     lost = (~usable_N).nonzero().squeeze(1)
     if len(lost):
         probabilities_NV[lost] = 0.0

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillation.alignment.base import Aligner, Rows, Targets, finish
+from distillation.alignment.base import Aligner, Rows, Targets, with_fallback
 from distillation.alignment.pairs import EncodedPair
 from distillation.alignment.spans import Alignment, align_spans
 from distillation.alignment.token_bytes import TokenBytes
@@ -53,13 +53,14 @@ class SharedAligner(Aligner):
         with torch.no_grad():
             support_V = self.tables["student_support"]
             log_probs_NV = teacher_log_probs_NU.detach().index_select(1, self.tables["teacher_of_student"])
-            log_probs_NV = log_probs_NV.float().masked_fill(~support_V, -torch.inf)
+            log_probs_NV = log_probs_NV.float().masked_fill_(~support_V, -torch.inf)
             log_mass_N = log_probs_NV.logsumexp(dim=1)
-            # Normalised in log space: the shared tokens may hold very little of the mass.
-            scaled_NV = (log_probs_NV - log_mass_N.clamp_min(-1e4).unsqueeze(1)).exp()
             mass_N = log_mass_N.exp()
-            written_NV = scaled_NV.mul_((mass_N >= 1e-6).unsqueeze(1))
-            return finish(written_NV, 1.0 - mass_N, rows.student_token_N)
+            # In log space, because the shared tokens may hold very little of the mass; not by softmax, whose
+            # sum over a large vocabulary is off by several 1e-6 on a processor.
+            least = torch.finfo(log_mass_N.dtype).min
+            probabilities_NV = log_probs_NV.sub_(log_mass_N.clamp_min(least).unsqueeze(1)).exp_()
+            return with_fallback(probabilities_NV, mass_N, 1.0 - mass_N, rows.student_token_N)
 
 
 def build_shared_tables(

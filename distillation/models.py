@@ -47,7 +47,7 @@ def load_tokenizer(reference: ModelReference, role: Role) -> PreTrainedTokenizer
 
     path = _existing(reference, role)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **_hub_arguments(reference))
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, **_hub_arguments(reference))
     except Exception as error:  # the library raises OSError, ValueError, KeyError and its own kinds
         raise ModelError(
             f"models.{role}.path = {path}: no tokenizer can be loaded ({_brief(error)}); "

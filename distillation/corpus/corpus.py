@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distillation.corpus.contract import ContractCheck
-from distillation.corpus.documents import Document
+from distillation.corpus.documents import Document, is_validation
 from distillation.errors import CorpusError, one_line
 
 if TYPE_CHECKING:
@@ -86,6 +86,20 @@ class Corpus:
     """What was read, dropped and checked."""
     contract_page: str
     """The contract's result as one self-contained HTML page."""
+
+    @property
+    def validation_texts(self) -> list[str]:
+        """The held-out texts that training may look at to choose its best checkpoint."""
+        return self._held_out_part(for_training=True)
+
+    @property
+    def test_texts(self) -> list[str]:
+        """The held-out texts that no choice was made on: what is published is measured on these."""
+        return self._held_out_part(for_training=False)
+
+    def _held_out_part(self, *, for_training: bool) -> list[str]:
+        texts = [row["text"] for row in self.held_out if is_validation(row["document_id"]) is for_training]
+        return texts or list(self.held_out["text"])  # too few documents to part them
 
 
 def fingerprint_of(document_ids: Iterable[str]) -> str:

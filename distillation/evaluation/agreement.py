@@ -17,7 +17,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from distillation.alignment.pairs import EncodedPair, EncodedText
+    from distillation.alignment.pairs import EncodedPair
     from distillation.alignment.spans import Alignment
 
 MAX_BYTES = 50_000
@@ -81,6 +81,7 @@ def measure_agreement(
     import torch
 
     from distillation.alignment.build import build_aligner
+    from distillation.alignment.cutting import cut_pair
     from distillation.alignment.pairs import PairEncoder
     from distillation.models import start_token_id
 
@@ -116,35 +117,6 @@ def measure_agreement(
     )
 
 
-def cut_pair(pair: EncodedPair, num_tokens: int) -> Iterator[EncodedPair]:
-    """Cut `pair` at shared boundaries into pieces of at most `num_tokens` tokens on either side, in order.
-
-    A stretch without a shared boundary that is longer than a piece is left out.
-    """
-    from distillation.alignment.pairs import EncodedPair
-
-    boundaries = np.intersect1d(pair.teacher.ends, pair.student.ends)
-    teacher_counts = np.searchsorted(pair.teacher.ends, boundaries, side="right")
-    student_counts = np.searchsorted(pair.student.ends, boundaries, side="right")
-    begin_byte = begin_teacher = begin_student = 0
-    index = 0
-    while index < len(boundaries):
-        is_fitting = (teacher_counts[index:] - begin_teacher <= num_tokens) & (
-            student_counts[index:] - begin_student <= num_tokens
-        )
-        num_fitting = int(is_fitting.sum())  # counts only grow, so the fitting ones come first
-        last = index + max(num_fitting, 1) - 1
-        end_byte, end_teacher, end_student = boundaries[last], teacher_counts[last], student_counts[last]
-        if num_fitting:
-            yield EncodedPair(
-                _slice(pair.teacher, begin_teacher, end_teacher, begin_byte),
-                _slice(pair.student, begin_student, end_student, begin_byte),
-                int(end_byte - begin_byte),
-            )
-        begin_byte, begin_teacher, begin_student = int(end_byte), int(end_teacher), int(end_student)
-        index = last + 1
-
-
 @dataclass
 class _Tally:
     num_positions: int = 0
@@ -162,12 +134,6 @@ def _first_bytes(texts: Sequence[str], max_bytes: int | None) -> list[str]:
         chosen.append(text)
         num_bytes += len(text.encode("utf-8"))
     return chosen
-
-
-def _slice(text: EncodedText, begin: int, end: int, begin_byte: int) -> EncodedText:
-    from distillation.alignment.pairs import EncodedText
-
-    return EncodedText(text.ids[begin:end], text.ends[begin:end] - begin_byte)
 
 
 def _compare_batch(

@@ -152,7 +152,7 @@ def _limits(evaluation: Evaluation) -> str:
         "## Limits\n\n"
         "- Measured on held-out documents of the training corpus alone: what it does on other text, other "
         "languages or tasks is not known.\n"
-        "- The best checkpoint was chosen on the same held-out documents, for every student alike.\n"
+        "- The best checkpoint was chosen on other held-out documents than those measured here.\n"
         "- One run with one seed; intervals, where given, speak of the documents and not of other seeds.\n"
         "- A language model that continues text: not tuned to follow instructions, and not checked for "
         "truth, bias or safety.\n"

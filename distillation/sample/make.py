@@ -2,10 +2,10 @@
 
 The real pair in miniature, trained on the documentation corpus alone: a mixture-of-experts teacher of the
 Qwen3 architecture with an 8,192-token byte-level BPE (its first layer dense, the others sparse), and a Llama
-student with another byte-level BPE of 3,072 tokens that splits numbers into digits. The student is trained on
-text for a while, as real students have been. On two processor cores this takes about an hour, nearly all of it
-the teacher. Held-out documents are never seen: the split is by content hash, and training documents that share
-long n-grams with held-out ones are dropped.
+student with another byte-level BPE of 3,072 tokens that splits numbers into digits. The student is trained
+on text for a while, as real students have been. On two processor cores this takes about an hour, nearly all
+of it the teacher. Held-out documents are never seen: the split is by content hash, and training documents
+that share long n-grams with held-out ones are dropped.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def make_teacher() -> PreTrainedModel:
     """Return the untrained teacher: 3.5 M parameters, 5 layers, width 192, 4 experts of which 2 are used."""
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-    config = Qwen3MoeConfig(
+    config = Qwen3MoeConfig(  # type: ignore[call-arg]
         vocab_size=TEACHER_VOCABULARY,
         hidden_size=192,
         num_hidden_layers=5,
@@ -129,10 +129,11 @@ def train(
     from transformers import Trainer, TrainingArguments
 
     dataset = Dataset.from_list(list(blocks(tokenizer, texts, length)))
-    print(f"{output.name}: {model.num_parameters():,} parameters, {num_steps * batch_size * length:,} tokens of "
-          f"{len(dataset) * length:,}", flush=True)  # fmt: skip
+    num_tokens = num_steps * batch_size * length
+    print(f"{output.name}: {model.num_parameters():,} parameters, {num_tokens:,} tokens", flush=True)
+    checkpoints = output.parent / f"{output.name}-checkpoints"
     arguments = TrainingArguments(
-        output_dir=str(output.parent / f"{output.name}-checkpoints"),
+        output_dir=str(checkpoints),
         max_steps=num_steps,
         per_device_train_batch_size=batch_size,
         learning_rate=learning_rate,
@@ -149,9 +150,10 @@ def train(
         disable_tqdm=True,
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=dataset)
-    trainer.train(resume_from_checkpoint=any(Path(arguments.output_dir).glob("checkpoint-*")) or None)
+    trainer.train(resume_from_checkpoint=any(checkpoints.glob("checkpoint-*")) or None)
     model.config.output_router_logits = False
-    model.to(torch.bfloat16).save_pretrained(output)
+    torch.nn.Module.to(model, torch.bfloat16)
+    model.save_pretrained(output)
     tokenizer.save_pretrained(output)
 
 

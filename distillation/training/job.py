@@ -27,6 +27,17 @@ if TYPE_CHECKING:
     from distillation.corpus import Corpus
 
 Variant = Literal["distilled", "text_only", "truncate"]
+TRAINING_SOURCES = (
+    "distillation.alignment",
+    "distillation.evaluation.bits_per_byte",
+    "distillation.evaluation.logits",
+    "distillation.models",
+    "distillation.objectives",
+    "distillation.probing.device",
+    "distillation.teacher",
+    "distillation.training",
+)
+"""What training runs through: an edit in any of it makes a new job, an edited report does not."""
 RESULT_NEUTRAL = frozenset({"output_dir", "keep_checkpoints"})
 """Training settings that do not change the student."""
 
@@ -102,7 +113,7 @@ def prepare_job(
         student_digest=model_digest(settings.models.student, "student"),
         corpus_digest=digest_of([corpus.report.train_fingerprint, corpus.report.held_out_fingerprint]),
         aligner_digest=_aligner_digest(aligner) if aligner is not None else None,
-        sources_digest=digest_of_sources("distillation"),
+        sources_digest=digest_of_sources(*TRAINING_SOURCES),
     )
     root = Path(output_dir or settings.training.output_dir)
     directory = root / f"{variant}-{job.digest}"

@@ -68,7 +68,6 @@ class _Run:
 
         from distillation.alignment import PairEncoder
         from distillation.corpus import read_corpus
-        from distillation.corpus.documents import is_validation
         from distillation.models import load_model, load_tokenizer
         from distillation.probing.device import choose_device
         from distillation.training.windows import make_windows
@@ -86,9 +85,7 @@ class _Run:
                 f"corpus of {directory}: no training window can be made ({dict(encoder.refusals)}); "
                 "check that the two tokenizers can write this text"
             )
-        chosen = [row["text"] for row in corpus.held_out if is_validation(row["document_id"])]
-        # A tiny corpus may have no document in the validation quarter.
-        self.validation = chosen or list(corpus.held_out["text"])[:1]
+        self.validation = corpus.validation_texts
         # Master weights in float32: small updates vanish in half precision; autocast makes the products fast.
         self.student: PreTrainedModel = load_model(
             job.models.student, "student", device=self.device, dtype="float32"

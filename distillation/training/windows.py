@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from distillation.alignment.pairs import EncodedPair, EncodedText, PairEncoder
+from distillation.alignment.cutting import cut_pair
+from distillation.alignment.pairs import EncodedPair, PairEncoder
 from distillation.alignment.spans import Alignment
 from distillation.objectives.distillation import IGNORED
 
@@ -75,45 +76,11 @@ def make_windows(encoder: PairEncoder, texts: Sequence[str], max_length: int) ->
             if pair is None:
                 num_refused += 1
                 continue
-            windows = list(cut(pair, max_length - 1))
+            windows = list(cut_pair(pair, max_length - 1))
             num_tokens += len(pair.student.ids)
             num_kept += sum(len(window.student.ids) for window in windows)
             pairs += windows
     return Windows(pairs, WindowCounts(len(texts), num_refused, len(pairs), num_kept, num_tokens - num_kept))
-
-
-def cut(pair: EncodedPair, max_tokens: int) -> Iterator[EncodedPair]:
-    """Cut one document at shared boundaries into windows of at most `max_tokens` tokens on either side."""
-    shared = np.intersect1d(pair.teacher.ends, pair.student.ends, assume_unique=True)
-    # How many tokens of each side end at or before each common cut.
-    teacher_at = np.searchsorted(pair.teacher.ends, shared, side="right")
-    student_at = np.searchsorted(pair.student.ends, shared, side="right")
-    begin_byte = teacher_begin = student_begin = 0
-    place = 0
-    while place < len(shared):
-        fits_teacher = np.searchsorted(teacher_at, teacher_begin + max_tokens, side="right")
-        fits_student = np.searchsorted(student_at, student_begin + max_tokens, side="right")
-        last = int(min(fits_teacher, fits_student)) - 1
-        if last < place:
-            # One group alone is longer than a window: leave it out and go on behind it.
-            last = place
-        else:
-            teacher_end, student_end = int(teacher_at[last]), int(student_at[last])
-            yield EncodedPair(
-                _stretch(pair.teacher, teacher_begin, teacher_end, begin_byte),
-                _stretch(pair.student, student_begin, student_end, begin_byte),
-                int(shared[last]) - begin_byte,
-            )
-        begin_byte, teacher_begin, student_begin = (
-            int(shared[last]),
-            int(teacher_at[last]),
-            int(student_at[last]),
-        )
-        place = last + 1
-
-
-def _stretch(text: EncodedText, begin: int, end: int, begin_byte: int) -> EncodedText:
-    return EncodedText(ids=text.ids[begin:end], ends=text.ends[begin:end] - begin_byte)
 
 
 class WindowCollator:

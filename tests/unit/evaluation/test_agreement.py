@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from distillation.alignment.cutting import cut_pair
 from distillation.alignment.pairs import PairEncoder
 from distillation.errors import AlignmentError
-from distillation.evaluation.agreement import cut_pair, measure_agreement
+from distillation.evaluation.agreement import measure_agreement
 
 
 @pytest.fixture(scope="module")

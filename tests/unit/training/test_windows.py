@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from distillation.alignment import PairEncoder, build_aligner
+from distillation.alignment.cutting import cut_pair
 from distillation.config import ModelReference
 from distillation.models import load_tokenizer
-from distillation.training.windows import LengthBatchedSampler, WindowCollator, cut, make_windows
+from distillation.training.windows import LengthBatchedSampler, WindowCollator, make_windows
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def tokenizers(tiny_teacher_dir: Path, tiny_student_dir: Path):
 def test_windows_partition_each_document(tokenizers, english_documents: list[str], max_tokens: int) -> None:
     encoder = PairEncoder(*tokenizers)
     for pair, text in zip(encoder.encode(english_documents[:20]), english_documents, strict=False):
-        windows = list(cut(pair, max_tokens))
+        windows = list(cut_pair(pair, max_tokens))
         assert all(len(window.student.ids) <= max_tokens for window in windows)
         assert all(len(window.teacher.ids) <= max_tokens for window in windows)
         for window in windows:

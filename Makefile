@@ -1,0 +1,46 @@
+# Every target sets itself up from nothing: the environment is made once, in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+# Compiled bytecode makes every later start several seconds faster.
+unexport PYTHONDONTWRITEBYTECODE
+export ZENML_ANALYTICS_OPT_IN := false
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: quickstart promote test check format ui bench sample clean
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable ".[check]" --constraint constraints.txt
+	touch $@
+
+quickstart: .venv/ready  ## distil the embedded teacher into the embedded student, about 5 minutes
+	$(BIN)/python -m stacks.local
+	$(BIN)/zenml pipeline run pipelines.distillation.distillation_pipeline -c configs/quickstart.yaml -s local
+
+promote: .venv/ready  ## make the best student of the experiment the champion, if it passes the gate
+	$(BIN)/python -m stacks.local
+	$(BIN)/zenml pipeline run pipelines.promotion.promotion_pipeline -c configs/promote.yaml -s local
+
+ui: .venv/ready  ## open MLflow on all runs
+	$(BIN)/python -m stacks.local --ui
+
+test: .venv/ready
+	$(BIN)/pytest
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/ready  ## the figures of docs/benchmarks.md; about half an hour on two cores
+	$(BIN)/python -m benchmarks.seeds
+
+sample: .venv/ready  ## train the embedded pair anew into outputs/sample, about an hour on two cores
+	$(BIN)/python -m distillation.sample.make outputs/sample
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

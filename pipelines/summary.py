@@ -15,14 +15,18 @@ def show_distillation(run: PipelineRunResponse, settings: Settings) -> None:
     """Print the summary table, where the report is, and the commands that come next."""
     from rich.console import Console
 
-    from distillation.report.terminal import summary_table
+    from distillation.report import summary_table
 
     step = run.steps["evaluate_student"]
     evaluation = _artifact(step.outputs["evaluation"])
     report = Path(settings.training.output_dir).parent / "report.html"
     report.write_text(str(_artifact(step.outputs["report"])), encoding="utf-8")
 
-    num_cached = sum(str(one.status) in ("cached", "ExecutionStatus.CACHED") for one in run.steps.values())
+    num_cached = sum(one.status.value == "cached" for one in run.steps.values())
+    if step.status.value == "cached" and num_cached < len(run.steps):
+        from steps.recording import close_reused_run
+
+        close_reused_run(str(run.id), settings.tracking)
     console = Console()
     console.print()
     console.print(summary_table(evaluation))

@@ -37,7 +37,7 @@ def build_aligner(
     from distillation.alignment import audit_tokenizers
     from distillation.alignment import build_aligner as build
     from distillation.models import load_tokenizer
-    from distillation.report.audit import audit_page
+    from distillation.report import audit_page
 
     tokenizers = load_tokenizer(teacher, "teacher"), load_tokenizer(student, "student")
     rows = {

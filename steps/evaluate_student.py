@@ -32,15 +32,14 @@ def evaluate_student(
 ) -> tuple[Annotated[Evaluation, "evaluation"], Annotated[HTMLString, "report"]]:
     """Measure on the held-out documents; record everything in the run of the pipeline."""
     from distillation.evaluation import evaluate_models
-    from distillation.report.histories import read_history
-    from distillation.report.page import report_page
+    from distillation.report import read_history, report_page
 
     hide_loading_bars(settings.models)
     students = [student for student in (text_only, truncate, distilled) if student is not None]
     evaluation = evaluate_models(
         {"untouched": settings.models.student, **{one.variant: one.directory for one in students}},
         settings.models.teacher,
-        corpus.held_out["text"],
+        corpus.test_texts,
         settings.evaluation,
         held_out_fingerprint=corpus.report.held_out_fingerprint,
         device=settings.models.device,

@@ -39,7 +39,7 @@ def record_all(
     """
     from distillation.evaluation import completeness, flat_metrics
     from distillation.probing import probe_page
-    from distillation.report.audit import audit_page
+    from distillation.report import audit_page
     from tracking.students import log_student
 
     recorder = Recorder(resolve_tracking_uri(settings.tracking.uri), settings.tracking.experiment)

@@ -15,7 +15,7 @@ from zenml import get_step_context, log_metadata
 
 from distillation.config import Settings, TrackingSettings, parse_settings
 from distillation.errors import TrackingError, one_line
-from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, ROLE_TAG
+from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, REUSED_ROLE, ROLE_TAG
 from tracking.runs import Recorder, RunSpec, flat_params
 from tracking.server import resolve_tracking_uri
 
@@ -102,6 +102,21 @@ def metrics_forwarder(job_dir: Path, settings: Settings, variant: str, held_out:
         params=flat_params(settings),
     )
     return MetricsForwarder(job_dir, uri=uri, experiment=settings.tracking.experiment, parent=parent, run=run)
+
+
+def close_reused_run(key: str, tracking: TrackingSettings) -> None:
+    """End the MLflow run of a pipeline run whose evaluation came from the cache, if a step has opened one.
+
+    Its figures are those of the run that the evaluation was made in, so it does not compete for promotion.
+    """
+    try:
+        recorder = Recorder(resolve_tracking_uri(tracking.uri), tracking.experiment)
+        run_id = recorder.find(key)
+        if run_id is not None:
+            recorder.set_tags(run_id, {ROLE_TAG: REUSED_ROLE})
+            recorder.close(run_id)
+    except TrackingError as error:
+        _LOG.warning("%s", one_line(error))
 
 
 def close_failed_run(error: BaseException) -> None:

@@ -23,7 +23,7 @@ def promotion_card(
     """
     from distillation.corpus import CorpusReport
     from distillation.evaluation import Evaluation
-    from distillation.report.model_card import model_card
+    from distillation.report import model_card
 
     run_id = contest.candidate.run_id
     with tracking_errors(recorder.uri), tempfile.TemporaryDirectory() as folder:

@@ -17,6 +17,7 @@ MISSING_TAG = "evaluation.missing"
 HELD_OUT_TAG = "held_out"
 ROLE_TAG = "role"
 PIPELINE_ROLE = "pipeline"
+REUSED_ROLE = "reused"
 
 
 class Candidate(BaseModel):

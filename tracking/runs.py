@@ -65,17 +65,24 @@ class Recorder:
                         raise
             return found.experiment_id
 
+    def find(self, key: str, parent_id: str | None = None) -> str | None:
+        """Return the id of the run with this key, or None."""
+        experiment_id = self.experiment_id()
+        filters = [f"tags.key = '{key}'"]
+        if parent_id is not None:
+            filters.append(f"tags.`mlflow.parentRunId` = '{parent_id}'")
+        with tracking_errors(self.uri):
+            found = self.client.search_runs([experiment_id], " and ".join(filters), max_results=1)
+        return found[0].info.run_id if found else None
+
     def open(self, spec: RunSpec, parent: RunSpec | None = None) -> str:
         """Return the id of the run of `spec`, creating it, and its parent, where they are missing."""
-        experiment_id = self.experiment_id()
         parent_id = self.open(parent) if parent is not None else None
+        found = self.find(spec.key, parent_id)
+        if found is not None:
+            return found
+        experiment_id = self.experiment_id()
         with tracking_errors(self.uri):
-            filters = [f"tags.key = '{spec.key}'"]
-            if parent_id is not None:
-                filters.append(f"tags.`mlflow.parentRunId` = '{parent_id}'")
-            found = self.client.search_runs([experiment_id], " and ".join(filters), max_results=1)
-            if found:
-                return found[0].info.run_id
             tags = {**spec.tags, "key": spec.key}
             if parent_id is not None:
                 tags["mlflow.parentRunId"] = parent_id

@@ -91,11 +91,8 @@ def workplace(
     Client._reset_instance()
 
 
-Zenml = Callable[..., Any]
-
-
 @pytest.fixture(scope="session")
-def zenml(workplace: Workplace) -> Zenml:
+def zenml(workplace: Workplace) -> Callable[..., Any]:
     """The command `zenml`, in this process; returns click's result."""
     from click.testing import CliRunner
     from zenml.cli.cli import cli
@@ -106,11 +103,15 @@ def zenml(workplace: Workplace) -> Zenml:
     return invoke
 
 
-def statuses(pipeline: str = "distillation_pipeline") -> dict[str, str]:
-    """Return how each step of the newest run ended: completed, cached, failed."""
+@pytest.fixture(scope="session")
+def statuses(workplace: Workplace) -> Callable[[], dict[str, str]]:
+    """How each step of the newest distillation ended: completed, cached, failed."""
     from zenml.client import Client
 
-    run = (
-        Client().list_pipeline_runs(pipeline=pipeline, sort_by="desc:created", size=1, hydrate=True).items[0]
-    )
-    return {name: step.status.value for name, step in run.steps.items()}
+    def read() -> dict[str, str]:
+        runs = Client().list_pipeline_runs(
+            pipeline="distillation_pipeline", sort_by="desc:created", size=1, hydrate=True
+        )
+        return {name: step.status.value for name, step in runs.items[0].steps.items()}
+
+    return read

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.integration.conftest import Workplace, Zenml, statuses
 
 PIPELINE = "pipelines.distillation.distillation_pipeline"
 PROMOTION = "pipelines.promotion.promotion_pipeline"
@@ -23,13 +22,13 @@ STEPS = {
 
 
 @pytest.fixture(scope="module")
-def first_run(workplace: Workplace, zenml: Zenml) -> Any:
+def first_run(workplace: Any, zenml: Callable[..., Any]) -> Any:
     result = zenml("pipeline", "run", PIPELINE, "-c", workplace.config(), "-s", "local")
     assert result.exit_code == 0, result.output
     return result
 
 
-def parents(workplace: Workplace) -> list[Any]:
+def parents(workplace: Any) -> list[Any]:
     """Return the MLflow runs of pipelines, newest first."""
     recorder = workplace.recorder()
     return list(
@@ -39,7 +38,9 @@ def parents(workplace: Workplace) -> list[Any]:
     )
 
 
-def test_the_table_and_the_next_commands_are_printed(first_run: Any, workplace: Workplace) -> None:
+def test_the_table_and_the_next_commands_are_printed(
+    first_run: Any, workplace: Any, statuses: Callable[[], dict[str, str]]
+) -> None:
     assert set(statuses()) == STEPS
     assert set(statuses().values()) == {"completed"}
     for words in (
@@ -57,7 +58,7 @@ def test_the_table_and_the_next_commands_are_printed(first_run: Any, workplace: 
     assert report.read_text().lstrip().lower().startswith("<!doctype html")
 
 
-def test_mlflow_holds_everything_side_by_side(first_run: Any, workplace: Workplace) -> None:
+def test_mlflow_holds_everything_side_by_side(first_run: Any, workplace: Any) -> None:
     [parent] = parents(workplace)
     client = workplace.recorder().client
     assert parent.info.status == "FINISHED"
@@ -94,7 +95,7 @@ def test_mlflow_holds_everything_side_by_side(first_run: Any, workplace: Workpla
         assert {"cross_entropy", "learning_rate", "grad_norm"} <= set(run.data.metrics)
 
 
-def test_artifacts_hold_no_pickle(first_run: Any, workplace: Workplace) -> None:
+def test_artifacts_hold_no_pickle(first_run: Any, workplace: Any) -> None:
     names = [path.name for path in (workplace.root / "zenml").rglob("*") if path.is_file()]
     assert any(name == "model.safetensors" for name in names)
     assert any(name == "aligner.safetensors" for name in names)
@@ -102,7 +103,7 @@ def test_artifacts_hold_no_pickle(first_run: Any, workplace: Workplace) -> None:
 
 
 def test_a_second_identical_run_is_wholly_cached_and_says_the_same(
-    first_run: Any, workplace: Workplace, zenml: Zenml
+    first_run: Any, workplace: Any, zenml: Callable[..., Any], statuses: Callable[[], dict[str, str]]
 ) -> None:
     result = zenml("pipeline", "run", PIPELINE, "-c", workplace.config(), "-s", "local")
     assert result.exit_code == 0, result.output
@@ -115,7 +116,7 @@ def test_a_second_identical_run_is_wholly_cached_and_says_the_same(
 
 
 def test_another_objective_reuses_all_that_does_not_depend_on_it(
-    first_run: Any, workplace: Workplace, capfd: pytest.CaptureFixture[str]
+    first_run: Any, workplace: Any, capfd: pytest.CaptureFixture[str], statuses: Callable[[], dict[str, str]]
 ) -> None:
     from pipelines.command import run_command
     from pipelines.distillation import distillation_pipeline
@@ -134,7 +135,11 @@ def test_another_objective_reuses_all_that_does_not_depend_on_it(
 
 
 def test_edited_code_runs_its_step_again_and_no_other(
-    first_run: Any, workplace: Workplace, zenml: Zenml, monkeypatch: pytest.MonkeyPatch
+    first_run: Any,
+    workplace: Any,
+    zenml: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    statuses: Callable[[], dict[str, str]],
 ) -> None:
     monkeypatch.setattr("steps.caching.alignment_code", lambda: "edited")
     result = zenml("pipeline", "run", PIPELINE, "-c", workplace.config(), "-s", "local")
@@ -143,16 +148,19 @@ def test_edited_code_runs_its_step_again_and_no_other(
     done = {name for name, status in statuses().items() if status == "completed"}
     assert done <= {"build_aligner", "evaluate_student"}
     assert "build_aligner" in done
+    recorder = workplace.recorder()
+    runs = recorder.client.search_runs([recorder.experiment_id()], "attributes.status = 'RUNNING'")
+    assert not runs  # a run that was opened for the one step is ended, and does not compete
 
 
-def promote(workplace: Workplace, zenml: Zenml) -> Any:
+def promote(workplace: Any, zenml: Callable[..., Any]) -> Any:
     settings = {"experiment": "tiny", "control_margin": 0.01}
     return zenml(
         "pipeline", "run", PROMOTION, "-c", workplace.config("promote.yaml", settings), "-s", "local"
     )
 
 
-def set_figures(workplace: Workplace, run_id: str, distilled: float, text_only: float, minute: int) -> None:
+def set_figures(workplace: Any, run_id: str, distilled: float, text_only: float, minute: int) -> None:
     """Overwrite a run's figures: what a longer training would have measured."""
     workplace.recorder().log_metrics(
         run_id,
@@ -162,7 +170,7 @@ def set_figures(workplace: Workplace, run_id: str, distilled: float, text_only: 
     workplace.recorder().set_tags(run_id, {"evaluation.missing": ""})
 
 
-def test_only_a_better_student_is_promoted(first_run: Any, workplace: Workplace, zenml: Zenml) -> None:
+def test_only_a_better_student_is_promoted(first_run: Any, workplace: Any, zenml: Callable[..., Any]) -> None:
     import mlflow
     from zenml.client import Client
 

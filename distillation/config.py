@@ -6,7 +6,6 @@ anything is downloaded or trained, and turns pydantic's report into one line a p
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -25,6 +24,7 @@ from pydantic import (
 )
 
 from distillation.errors import SettingsError
+from distillation.explanations import explain
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 AlignerName = Literal["prefix", "shared", "truncate", "pad"]
@@ -330,8 +330,6 @@ class PromotionSettings(Section):
     """By how much, relative, the current champion must be beaten."""
 
 
-# ------------------------------------------------------------------------------------------- checking
-
 SectionType = TypeVar("SectionType", bound=Section)
 
 
@@ -344,39 +342,4 @@ def parse_settings(raw: Mapping[str, Any], kind: type[SectionType] = Settings) -
     try:
         return kind.model_validate(raw)
     except ValidationError as report:
-        lines = [_explain(kind, error) for error in report.errors()]
-        raise SettingsError("; ".join(dict.fromkeys(lines))) from None
-
-
-def _explain(kind: type[Section], error: Any) -> str:
-    """Turn one entry of pydantic's report into `name = value: what is wrong, what to do`."""
-    # Tags of discriminated unions stand in the location but are no keys of the YAML.
-    path = [str(part) for part in error["loc"] if part not in ("hub", "file", "documentation")]
-    name = ".".join(path)
-    if error["type"] == "extra_forbidden":
-        names = list(_section_at(kind, path[:-1]).model_fields)
-        close = difflib.get_close_matches(path[-1], names, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(names)}"
-        return f"unknown setting {name} = {error['input']!r}: {hint}"
-    if error["type"] == "missing":
-        return f"setting {name} is missing: give it a value"
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if error["msg"].startswith("Input should be "):
-        message = f"must be {message}"
-    return f"setting {name or kind.__name__} = {_short(error['input'])}: {message}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _section_at(kind: type[Section], path: list[str]) -> type[Section]:
-    """Return the section that `path` leads to from `kind`, or the deepest one that is known."""
-    section = kind
-    for part in path:
-        field = section.model_fields.get(part)
-        annotation = field.annotation if field else None
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            section = annotation
-    return section
+        raise SettingsError(explain(kind, report)) from None

@@ -22,6 +22,8 @@ START = "<|endoftext|>"
 TEACHER_VOCABULARY, STUDENT_VOCABULARY = 8_192, 3_072
 TOKENIZER_BYTES = 12_000_000
 """Text that the tokenizers are trained on; more changes few merges."""
+MAX_LEAKED_SHARE = 0.02
+"""Stricter than the contract's own: nobody can take back what a published teacher has seen."""
 
 
 def train_tokenizer(
@@ -161,7 +163,7 @@ def main() -> None:
     """Train both tokenizers and both models into `OUTPUT_DIR/teacher` and `OUTPUT_DIR/student`."""
     import torch
 
-    from distillation.config import CorpusSettings
+    from distillation.config import ContractSettings, CorpusSettings
     from distillation.corpus import load_corpus
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -170,7 +172,8 @@ def main() -> None:
     parser.add_argument("--student-steps", type=int, default=250)
     parser.add_argument("--only", choices=["teacher", "student"])
     arguments = parser.parse_args()
-    everything = CorpusSettings(max_train_bytes=None, max_held_out_bytes=None)
+    contract = ContractSettings(max_leaked_share=MAX_LEAKED_SHARE)
+    everything = CorpusSettings(max_train_bytes=None, max_held_out_bytes=None, contract=contract)
     texts = load_corpus(everything, {}).train["text"]
     sample = list(texts)[:: max(1, sum(map(len, texts)) // TOKENIZER_BYTES)]
     torch.manual_seed(0)

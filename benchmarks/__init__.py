@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table; docs/benchmarks.md holds the last one."""

@@ -1,0 +1,50 @@
+"""pydantic's report on faulty settings as one line a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+UNION_TAGS = ("hub", "file", "documentation")
+"""Tags of `corpus.sources` stand in pydantic's locations but are no keys of the YAML."""
+
+
+def explain(kind: type[BaseModel], report: ValidationError) -> str:
+    """Return what is wrong with the settings of `kind`: name, value and remedy of each fault, in one line."""
+    lines = [_explain(kind, error) for error in report.errors()]
+    return "; ".join(dict.fromkeys(lines))
+
+
+def _explain(kind: type[BaseModel], error: Any) -> str:
+    """Turn one entry of pydantic's report into `name = value: what is wrong, what to do`."""
+    path = [str(part) for part in error["loc"] if part not in UNION_TAGS]
+    name = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        names = list(_section_at(kind, path[:-1]).model_fields)
+        close = difflib.get_close_matches(path[-1], names, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(names)}"
+        return f"unknown setting {name} = {error['input']!r}: {hint}"
+    if error["type"] == "missing":
+        return f"setting {name} is missing: give it a value"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if error["msg"].startswith("Input should be "):
+        message = f"must be {message}"
+    return f"setting {name or kind.__name__} = {_short(error['input'])}: {message}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _section_at(kind: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    """Return the section that `path` leads to from `kind`, or the deepest one that is known."""
+    section = kind
+    for part in path:
+        field = section.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            section = annotation
+    return section

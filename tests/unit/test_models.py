@@ -1,0 +1,72 @@
+"""Loading models: what is missing or does not fit is one line naming the setting."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from distillation.config import ModelReference
+from distillation.errors import ModelError
+from distillation.models import (
+    configured_output_rows,
+    load_model,
+    load_tokenizer,
+    model_digest,
+    start_token_id,
+)
+
+
+def reference(path: Path) -> ModelReference:
+    return ModelReference(path=str(path))
+
+
+def test_a_whole_model_loads(tiny_student_dir: Path) -> None:
+    model = load_model(reference(tiny_student_dir), "student", dtype="float32")
+    assert not model.training
+    assert configured_output_rows(reference(tiny_student_dir), "student") == 400
+    assert start_token_id(load_tokenizer(reference(tiny_student_dir), "student")) == 0
+
+
+def test_a_missing_directory(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"models\.teacher\.path = .*no such directory"):
+        load_model(reference(tmp_path / "nowhere"), "teacher")
+
+
+def test_a_directory_without_a_tokenizer(tmp_path: Path, tiny_student_dir: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_student_dir / name, tmp_path / name)
+    with pytest.raises(ModelError, match=r"models\.student\.path = .*tokenizer") as caught:
+        load_tokenizer(reference(tmp_path), "student")
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_do_not_fit(tmp_path: Path, tiny_student_dir: Path) -> None:
+    directory = tmp_path / "student"
+    shutil.copytree(tiny_student_dir, directory)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(ModelError, match=r"models\.student\.path = .*do not fit config\.json"):
+        load_model(reference(directory), "student")
+
+
+def test_pickled_weights_are_not_read(tmp_path: Path, tiny_student_dir: Path) -> None:
+    import torch
+
+    directory = tmp_path / "student"
+    shutil.copytree(tiny_student_dir, directory, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save({"model.embed_tokens.weight": torch.zeros(400, 24)}, directory / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"models\.student\.path"):
+        load_model(reference(directory), "student")
+
+
+def test_the_digest_follows_the_content(tmp_path: Path, tiny_student_dir: Path) -> None:
+    directory = tmp_path / "student"
+    shutil.copytree(tiny_student_dir, directory)
+    first = model_digest(reference(directory), "student")
+    assert first == model_digest(reference(tiny_student_dir), "student")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"rope_theta": 1.0}))
+    assert model_digest(reference(directory), "student") != first

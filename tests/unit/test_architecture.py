@@ -62,7 +62,7 @@ def test_nothing_is_pickled_or_evaluated(path: Path) -> None:
 @pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_stay_readable(path: Path) -> None:
     source = path.read_text()
-    assert len(source.splitlines()) <= 340
+    assert len(source.splitlines()) <= 350
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 75, f"{node.name} is too long"

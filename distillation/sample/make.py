@@ -169,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--teacher-steps", type=int, default=2_800)
-    parser.add_argument("--student-steps", type=int, default=250)
+    parser.add_argument("--student-steps", type=int, default=500)
     parser.add_argument("--only", choices=["teacher", "student"])
     arguments = parser.parse_args()
     contract = ContractSettings(max_leaked_share=MAX_LEAKED_SHARE)

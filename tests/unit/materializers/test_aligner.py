@@ -1,0 +1,79 @@
+"""An aligner through a real local artifact store: same targets to the bit, no pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def materializer(tmp_path: Path) -> Any:
+    from zenml.artifact_stores.local_artifact_store import LocalArtifactStore, LocalArtifactStoreConfig
+    from zenml.enums import StackComponentType
+
+    from materializers.aligner import AlignerMaterializer
+
+    uri = tmp_path / "store" / "artifact"
+    uri.mkdir(parents=True)
+    store = LocalArtifactStore(
+        name="local",
+        id="00000000-0000-0000-0000-000000000001",
+        config=LocalArtifactStoreConfig(path=str(tmp_path / "store")),
+        flavor="local",
+        type=StackComponentType.ARTIFACT_STORE,
+        user=None,
+        created="2026-01-01",
+        updated="2026-01-01",
+    )
+    return AlignerMaterializer(uri=str(uri), artifact_store=store)
+
+
+def build(strategy: str, teacher: Path, student: Path) -> Any:
+    from distillation.alignment import build_aligner
+    from distillation.config import ModelReference
+    from distillation.models import load_tokenizer
+
+    return build_aligner(
+        strategy,
+        load_tokenizer(ModelReference(path=str(teacher)), "teacher"),
+        load_tokenizer(ModelReference(path=str(student)), "student"),
+        num_teacher_rows=608,
+        num_student_rows=400,
+    )
+
+
+@pytest.mark.parametrize("strategy", ["prefix", "shared", "truncate", "pad"])
+def test_round_trip(strategy: str, materializer: Any, tiny_teacher_dir: Path, tiny_student_dir: Path) -> None:
+    import torch
+
+    from distillation.alignment import Aligner, Rows
+
+    aligner = build(strategy, tiny_teacher_dir, tiny_student_dir)
+    materializer.save(aligner)
+    loaded = materializer.load(Aligner)
+    assert type(loaded) is type(aligner)
+    log_probs = torch.randn(6, 608, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    zeros = torch.zeros(6, dtype=torch.int64)
+    rows = Rows(torch.full((6,), 300), torch.full((6,), 300), zeros, zeros, torch.zeros(6))
+    before, after = aligner.targets(log_probs, rows), loaded.targets(log_probs, rows)
+    assert torch.equal(before.probabilities_NV, after.probabilities_NV)
+    assert torch.equal(before.residual_N, after.residual_N)
+    suffixes = {path.suffix for path in Path(materializer.uri).rglob("*") if path.is_file()}
+    assert suffixes <= {".json", ".safetensors"}
+
+
+def test_hash_tells_strategies_apart(
+    materializer: Any, tiny_teacher_dir: Path, tiny_student_dir: Path
+) -> None:
+    strategies = ("prefix", "shared", "truncate", "prefix")
+    hashes = [
+        materializer.compute_content_hash(build(strategy, tiny_teacher_dir, tiny_student_dir))
+        for strategy in strategies
+    ]
+    assert hashes[0] == hashes[3]
+    assert len(set(hashes)) == 3
+    metadata = materializer.extract_metadata(build("prefix", tiny_teacher_dir, tiny_student_dir))
+    assert metadata["strategy"] == "prefix"
+    assert (metadata["num_teacher_rows"], metadata["num_student_rows"]) == (608, 400)

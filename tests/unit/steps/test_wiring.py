@@ -1,0 +1,127 @@
+"""What each step depends on, how fast the pipelines import, and that every configuration is valid."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distillation.config import ObjectiveSettings, PromotionSettings, Settings, parse_settings
+from distillation.errors import SettingsError
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_is_valid(path: Path) -> None:
+    settings = yaml.safe_load(path.read_text())["parameters"]["settings"]
+    kind = PromotionSettings if path.stem == "promote" else Settings
+    parse_settings(settings, kind)
+
+
+def test_the_text_only_control_depends_on_no_objective() -> None:
+    from pipelines.distillation import settings_for
+
+    first: Settings = parse_settings(
+        {"objective": {"divergence": "reverse_kl"}, "alignment": {"strategy": "shared"}}
+    )
+    second: Settings = parse_settings({"objective": {"temperature": 2.0}, "evaluation": {"prompts": ["x"]}})
+    assert settings_for("text_only", first) == settings_for("text_only", second)
+    assert settings_for("text_only", first).objective == ObjectiveSettings(distillation_weight=0.0)
+    assert settings_for("truncate", first) != settings_for("truncate", second)
+    assert settings_for("truncate", first).alignment.strategy == "truncate"
+    assert settings_for("distilled", first).alignment.strategy == "shared"
+    other: Settings = parse_settings({"training": {"learning_rate": 0.01}})
+    assert settings_for("text_only", other) != settings_for("text_only", first)
+
+
+def test_each_step_watches_the_code_that_it_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    import steps.caching as caching
+
+    watched: dict[str, tuple[str, ...]] = {}
+
+    def digest(*packages: str) -> str:
+        watched[name] = packages
+        return name
+
+    monkeypatch.setattr(caching, "digest_of_sources", digest)
+    for name in ("corpus_code", "probing_code", "alignment_code", "training_code", "evaluation_code"):
+        assert getattr(caching, name)() == name
+    assert "distillation.corpus" in watched["corpus_code"]
+    assert {"distillation.training", "distillation.objectives", "distillation.alignment"} <= set(
+        watched["training_code"]
+    )
+    assert "distillation.report" not in watched["training_code"]
+    assert "distillation.report" in watched["evaluation_code"]
+    # Every name is importable: a renamed module must not silently stop being watched.
+    monkeypatch.undo()
+    for name in watched:
+        assert len(getattr(caching, name)()) == 16
+
+
+def test_a_hub_that_comes_back_changes_the_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    from pipelines.inputs import corpus_fingerprint
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    settings: Settings = parse_settings({"corpus": {"sources": ["wikitext", "documentation"]}})
+    answers = ["out of reach", None, None]
+    monkeypatch.setattr("distillation.corpus.hub.HubReach.why_unreachable", lambda self: answers.pop(0))
+    offline, online, again = (corpus_fingerprint(settings.corpus) for _ in range(3))
+    assert offline != online
+    assert online == again
+
+
+def test_a_changed_file_changes_the_corpus(tmp_path: Path) -> None:
+    from pipelines.inputs import corpus_fingerprint
+
+    path = tmp_path / "text.txt"
+    settings: Settings = parse_settings({"corpus": {"sources": [{"kind": "file", "path": str(path)}]}})
+    missing = corpus_fingerprint(settings.corpus)
+    path.write_text("one")
+    one = corpus_fingerprint(settings.corpus)
+    path.write_text("two")
+    assert len({missing, one, corpus_fingerprint(settings.corpus)}) == 3
+
+
+def test_overrides_replace_values_and_whole_lists() -> None:
+    from pipelines.command import merge_overrides
+
+    base = {"training": {"batch_size": 8, "max_length": 64}, "corpus": {"sources": ["documentation"]}}
+    merged = merge_overrides(
+        base, ["training.batch_size=4", "corpus.sources=[wikitext, documentation]", "objective.temperature=2"]
+    )
+    assert merged["training"] == {"batch_size": 4, "max_length": 64}
+    assert merged["corpus"]["sources"] == ["wikitext", "documentation"]
+    assert merged["objective"]["temperature"] == 2
+    assert base["training"]["batch_size"] == 8
+    for wrong in ("training.batch_size", "=4"):
+        with pytest.raises(SettingsError, match="override"):
+            merge_overrides(base, [wrong])
+
+
+def test_pipelines_import_without_heavy_libraries(tmp_path: Path) -> None:
+    # In a file: ZenML resolves sources from the folder of the main module.
+    script = tmp_path / "start.py"
+    script.write_text(
+        "import sys, pipelines.distillation, pipelines.promotion\n"
+        "print([name for name in ('torch', 'transformers', 'mlflow', 'great_expectations', 'datasets', "
+        "'matplotlib') if name in sys.modules])\n"
+    )
+    environment = os.environ | {"ZENML_CONFIG_PATH": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "[]", done.stderr

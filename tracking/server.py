@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _SQLITE = "sqlite:///"
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+_PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 
 def resolve_tracking_uri(setting: str | None) -> str:
@@ -80,6 +84,7 @@ def connect(uri: str) -> MlflowClient:
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # our own line says it once
     from mlflow import MlflowClient
 
     with tracking_errors(uri):
@@ -102,8 +107,10 @@ def tracking_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        text = _short(error)
+        reason = "no answer" if "Max retries exceeded" in one_line(error) else text
         raise TrackingError(
-            f"tracking server {redact(uri)} failed: {_short(error)}; see that it runs, then start again: "
+            f"tracking server {redact(uri)} failed: {reason}; see that it runs, then start again: "
             "finished steps are reused"
         ) from error
 

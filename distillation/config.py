@@ -209,7 +209,7 @@ class AlignmentSettings(Section):
 class ObjectiveSettings(Section):
     """What the student minimises: (1 - w) x cross-entropy on the text + w x divergence from the teacher."""
 
-    distillation_weight: Share = 0.8
+    distillation_weight: Share = 0.9
     """w. 0 trains on text alone and never loads the teacher."""
     divergence: DivergenceName = "forward_kl"
     """Divergence between the teacher's target and the student."""

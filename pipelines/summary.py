@@ -35,10 +35,7 @@ def show_distillation(run: PipelineRunResponse, settings: Settings) -> None:
     next_lines = (
         ("Read the report", str(report)),
         ("Compare runs", "make ui"),
-        (
-            "Promote the best run",
-            "zenml pipeline run pipelines.promotion.promotion_pipeline -c configs/promote.yaml -s local",
-        ),
+        ("Promote the best run", "make promote"),
     )
     for title, command in next_lines:
         console.print(f"{title + ':':<22}{command}", highlight=False, markup=False, soft_wrap=True)

@@ -49,7 +49,7 @@ def test_the_table_and_the_next_commands_are_printed(
         "text-only",
         "teacher",
         "make ui",
-        "configs/promote.yaml",
+        "make promote",
     ):
         assert words in first_run.output
     assert first_run.output.count("bits/byte") == 2  # the heading and its explanation: one table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +10,10 @@ import pytest
 
 
 @pytest.fixture
-def materializer(tmp_path: Path) -> Any:
-    from zenml.artifact_stores.local_artifact_store import LocalArtifactStore, LocalArtifactStoreConfig
-    from zenml.enums import StackComponentType
-
+def materializer(stored: Callable[[type], Any]) -> Any:
     from materializers.aligner import AlignerMaterializer
 
-    uri = tmp_path / "store" / "artifact"
-    uri.mkdir(parents=True)
-    store = LocalArtifactStore(
-        name="local",
-        id="00000000-0000-0000-0000-000000000001",
-        config=LocalArtifactStoreConfig(path=str(tmp_path / "store")),
-        flavor="local",
-        type=StackComponentType.ARTIFACT_STORE,
-        user=None,
-        created="2026-01-01",
-        updated="2026-01-01",
-    )
-    return AlignerMaterializer(uri=str(uri), artifact_store=store)
+    return stored(AlignerMaterializer)
 
 
 def build(strategy: str, teacher: Path, student: Path) -> Any:

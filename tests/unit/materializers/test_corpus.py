@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,25 +38,10 @@ def corpus() -> Corpus:
 
 
 @pytest.fixture
-def materializer(tmp_path: Path):
-    from zenml.artifact_stores.local_artifact_store import LocalArtifactStore, LocalArtifactStoreConfig
-    from zenml.enums import StackComponentType
-
+def materializer(stored: Callable[[type], Any]) -> Any:
     from materializers.corpus import CorpusMaterializer
 
-    uri = tmp_path / "store" / "artifact"
-    uri.mkdir(parents=True)
-    store = LocalArtifactStore(
-        name="local",
-        id="00000000-0000-0000-0000-000000000001",
-        config=LocalArtifactStoreConfig(path=str(tmp_path / "store")),
-        flavor="local",
-        type=StackComponentType.ARTIFACT_STORE,
-        user=None,
-        created="2026-01-01",
-        updated="2026-01-01",
-    )
-    return CorpusMaterializer(uri=str(uri), artifact_store=store)
+    return stored(CorpusMaterializer)
 
 
 def test_round_trip_without_pickle(corpus, materializer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,10 @@ from distillation.errors import JobError
 
 
 @pytest.fixture
-def materializer(tmp_path: Path) -> Any:
-    from zenml.artifact_stores.local_artifact_store import LocalArtifactStore, LocalArtifactStoreConfig
-    from zenml.enums import StackComponentType
-
+def materializer(stored: Callable[[type], Any]) -> Any:
     from materializers.student import StudentMaterializer
 
-    uri = tmp_path / "store" / "artifact"
-    uri.mkdir(parents=True)
-    store = LocalArtifactStore(
-        name="local",
-        id="00000000-0000-0000-0000-000000000001",
-        config=LocalArtifactStoreConfig(path=str(tmp_path / "store")),
-        flavor="local",
-        type=StackComponentType.ARTIFACT_STORE,
-        user=None,
-        created="2026-01-01",
-        updated="2026-01-01",
-    )
-    return StudentMaterializer(uri=str(uri), artifact_store=store)
+    return stored(StudentMaterializer)
 
 
 @pytest.fixture

@@ -55,4 +55,5 @@ def _installed_digest() -> str:
     """Return the hash of the installed packages, whose docstrings are the embedded corpus."""
     from importlib.metadata import distributions
 
-    return digest_of(sorted(f"{one.metadata['Name']}=={one.version}" for one in distributions()))
+    # A set: started with `python -m`, this package itself is found twice.
+    return digest_of(sorted({f"{one.metadata['Name']}=={one.version}" for one in distributions()}))

@@ -45,7 +45,7 @@ def test_every_part_is_there(page):
     assert page.count("<svg") == 4 + 3 + 4
     assert "2.117" in page
     assert "Incomplete" not in page
-    assert "distillation_weight: 0.8" in page
+    assert f"distillation_weight: {Settings().objective.distillation_weight}" in page
 
 
 def test_only_the_evaluation_is_needed(evaluation):

@@ -115,11 +115,6 @@ def start_token_id(tokenizer: PreTrainedTokenizerFast) -> int | None:
     return None if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
 
 
-def num_output_rows(model: PreTrainedModel) -> int:
-    """Return the rows of the output layer, which may exceed the tokens of the tokenizer."""
-    return int(model.get_output_embeddings().weight.shape[0])
-
-
 def configured_output_rows(reference: ModelReference, role: Role) -> int:
     """Return the rows of the output layer as the configuration states them, without loading weights."""
     from transformers import AutoConfig

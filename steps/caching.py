@@ -11,17 +11,9 @@ from __future__ import annotations
 from zenml.config.cache_policy import CachePolicy
 
 from distillation.fingerprint import digest_of_sources
+from distillation.training.job import TRAINING_SOURCES
 
 _BASE = ("distillation.config", "distillation.models", "distillation.fingerprint")
-_TRAINING = (
-    *_BASE,
-    "distillation.alignment",
-    "distillation.objectives",
-    "distillation.teacher",
-    "distillation.training",
-    "distillation.evaluation.bits_per_byte",
-    "distillation.probing.device",
-)
 
 
 def corpus_code() -> str:
@@ -41,7 +33,7 @@ def alignment_code() -> str:
 
 def training_code() -> str:
     """Return the digest of what `distill_student` calls."""
-    return digest_of_sources(*_TRAINING, "steps.distill_student")
+    return digest_of_sources(*_BASE, *TRAINING_SOURCES, "steps.distill_student")
 
 
 def evaluation_code() -> str:

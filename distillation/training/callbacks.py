@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import ProgressCallback, TrainerCallback
 
-from distillation.training.metrics import MetricsLog
+from distillation.training.metrics import MetricsLog, read_metrics
 from distillation.training.run import COMPLETE
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ class JobCallback(TrainerCallback):
     """Writes `metrics.jsonl` and marks each checkpoint that was written whole."""
 
     def __init__(self, directory: Path, trainer: DistillationTrainer) -> None:
-        self.directory = directory
         self.trainer = trainer
         self.log = MetricsLog(directory / "metrics.jsonl")
         self.last_time = time.perf_counter()
@@ -37,7 +36,7 @@ class JobCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Go on counting tokens where the checkpoint stopped."""
-        lines = [line for line in self._lines() if line["step"] <= state.global_step]
+        lines = [line for line in read_metrics(self.log.path) if line["step"] <= state.global_step]
         self.trainer.tokens_seen = lines[-1]["tokens"] if lines else 0
         self.last_time = time.perf_counter()
 
@@ -75,11 +74,6 @@ class JobCallback(TrainerCallback):
         """Mark the checkpoint as whole; a kill before this leaves one that the next run drops."""
         if state.is_world_process_zero:
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-
-    def _lines(self) -> list[dict[str, Any]]:
-        from distillation.training.metrics import read_metrics
-
-        return read_metrics(self.directory / "metrics.jsonl")
 
 
 class StepProgressCallback(ProgressCallback):

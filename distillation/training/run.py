@@ -139,11 +139,9 @@ class _Run:
     def _collator(self) -> WindowCollator:
         from distillation.training.windows import WindowCollator
 
-        starts = {
-            "student": _start(self.student_tokenizer, "student"),
-            "teacher": _start(self.teacher_tokenizer, "teacher"),
-        }
-        return WindowCollator(starts["student"], starts["teacher"], self.objective.aligner)
+        student_start = _start(self.student_tokenizer, "student")
+        teacher_start = _start(self.teacher_tokenizer, "teacher")
+        return WindowCollator(student_start, teacher_start, self.objective.aligner)
 
     def _trainer(self) -> DistillationTrainer:
         from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -177,6 +175,7 @@ class _Run:
         from transformers import TrainingArguments
 
         from distillation.probing.device import choose_dtype
+        from distillation.training.trainer import BEST_METRIC
 
         settings = self.job.training
         steps = self._num_steps()
@@ -205,7 +204,7 @@ class _Run:
             save_steps=interval,
             save_total_limit=settings.keep_checkpoints,
             load_best_model_at_end=True,
-            metric_for_best_model="held_out/bits_per_byte",
+            metric_for_best_model=BEST_METRIC,
             greater_is_better=False,
             remove_unused_columns=False,
             dataloader_pin_memory=self.device == "cuda",

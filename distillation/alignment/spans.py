@@ -143,6 +143,34 @@ def group_spans(pairs: Sequence[EncodedPair]) -> Groups:
     )
 
 
+def group_ids(pairs: Sequence[EncodedPair]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the group of every token, counted from 0 inside each window, in the order of `group_spans`.
+
+    Returns:
+        (int32 (B, T) of the student's tokens, int32 (B, S) of the teacher's), each padded to its longest
+        window; -1 for padding and for tokens after the last shared boundary.
+    """
+    teacher, student = _both_sides(pairs)
+    shared = np.intersect1d(teacher.ends, student.ends, assume_unique=True)
+    window = student.window[np.searchsorted(student.ends, shared)]
+    first = np.searchsorted(window, np.arange(len(pairs)))
+
+    def scatter(side: _Side, texts: list[EncodedText]) -> np.ndarray:
+        result = np.full((len(pairs), max((len(text.ids) for text in texts), default=0)), -1, dtype=np.int32)
+        # A token's group is closed by the first shared boundary at or after its end, in its own window.
+        closing = np.searchsorted(shared, side.ends)
+        window_or_none = np.append(window, -1)[closing]
+        used = window_or_none == side.window
+        group = closing[used] - first[side.window[used]]
+        result[side.window[used], side.position[used]] = group
+        return result
+
+    return (
+        scatter(student, [pair.student for pair in pairs]),
+        scatter(teacher, [pair.teacher for pair in pairs]),
+    )
+
+
 def _both_sides(pairs: Sequence[EncodedPair]) -> tuple[_Side, _Side]:
     last_ends = [side.ends[-1] for pair in pairs for side in (pair.teacher, pair.student) if len(side.ends)]
     # One more than the longest window, so that the end of a window is not the begin of the next one.

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillation.alignment.pairs import EncodedPair, EncodedText
-from distillation.alignment.spans import Alignment, align_by_index, align_spans, group_spans
+from distillation.alignment.spans import Alignment, align_by_index, align_spans, group_ids, group_spans
 
 
 def encoded(ends: list[int]) -> EncodedText:
@@ -112,6 +112,43 @@ def test_groups_partition_the_tokens(pairs: list[EncodedPair]) -> None:
     kinds = [groups.count(a, b) for a in "1n" for b in "1n"]
     assert sum(kinds) == len(expected)
     assert kinds[0] == int(align_spans(pairs).is_one_to_one_BT.sum())
+
+
+@settings(exhaustive, max_examples=150)
+@given(st.lists(windows(), min_size=1, max_size=5))
+def test_group_of_every_token_equals_reference(pairs: list[EncodedPair]) -> None:
+    for got, name in zip(group_ids(pairs), ("student", "teacher"), strict=True):
+        longest = max(len(getattr(pair, name).ids) for pair in pairs)
+        assert got.dtype == np.int32
+        assert got.tolist() == [
+            padded + [-1] * (longest - len(padded))
+            for padded in (slow_group_ids(pair)[name] for pair in pairs)
+        ]
+    # Counting members gives the sizes of `group_spans`.
+    student_BT, teacher_BS = group_ids(pairs)
+    groups = group_spans(pairs)
+    for ids, sizes in ((student_BT, groups.num_student_tokens_G), (teacher_BS, groups.num_teacher_tokens_G)):
+        counted = [np.bincount(row[row >= 0]) for row in ids]
+        assert np.concatenate(counted).tolist() == sizes.tolist()
+
+
+def slow_group_ids(pair: EncodedPair) -> dict[str, list[int]]:
+    sides = {"teacher": pair.teacher.ends.tolist(), "student": pair.student.ends.tolist()}
+    shared = sorted(set(sides["teacher"]) & set(sides["student"]))
+    return {
+        name: [next((g for g, boundary in enumerate(shared) if end <= boundary), -1) for end in ends]
+        for name, ends in sides.items()
+    }
+
+
+def test_groups_of_tokens_by_hand() -> None:
+    # The second window has nothing in common, the third is empty.
+    student_BT, teacher_BS = group_ids(
+        [pair_of([2, 5, 6, 9], [2, 3, 6, 8]), pair_of([2], [1, 3]), pair_of([], [])]
+    )
+    assert student_BT.tolist() == [[0, 1, 1, -1], [-1] * 4, [-1] * 4]
+    assert teacher_BS.tolist() == [[0, 1, 1, -1], [-1] * 4, [-1] * 4]
+    assert [ids.shape for ids in group_ids([])] == [(0, 0), (0, 0)]
 
 
 def test_by_index_pairs_positions_by_number() -> None:

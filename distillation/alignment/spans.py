@@ -62,7 +62,10 @@ class Groups:
 
 @dataclass(frozen=True)
 class _Side:
-    """The tokens of all windows of one side in one list, each window shifted to its own range of bytes."""
+    """The tokens of all windows of one side in one list, each window shifted to its own range of bytes.
+
+    Tokens without bytes (a chat template's) are left out; `position` still counts them.
+    """
 
     begins: np.ndarray
     ends: np.ndarray
@@ -182,13 +185,18 @@ def _both_sides(pairs: Sequence[EncodedPair]) -> tuple[_Side, _Side]:
 
 
 def _one_side(texts: Sequence[EncodedText], stride: int) -> _Side:
-    num_tokens = np.array([len(text.ids) for text in texts], dtype=np.int64)
-    first = np.cumsum(num_tokens) - num_tokens
-    window = np.repeat(np.arange(len(texts)), num_tokens)
-    position = np.arange(int(num_tokens.sum())) - first[window]
+    lengths = np.array([len(text.ids) for text in texts], dtype=np.int64)
+    window = np.repeat(np.arange(len(texts)), lengths)
+    position = np.arange(int(lengths.sum())) - (np.cumsum(lengths) - lengths)[window]
     empty = np.zeros(0, dtype=np.int64)
     ends = np.concatenate([empty, *(text.ends for text in texts)]).astype(np.int64)
     begins = np.concatenate([np.zeros(1, dtype=np.int64), ends[:-1]])[: len(ends)]
     begins = np.where(position == 0, 0, begins)
+    # Tokens without bytes are read by the model but stand for no common text: nothing aligns with them.
+    has_bytes = ends > begins
+    begins, ends, window, position = (part[has_bytes] for part in (begins, ends, window, position))
+    num_tokens = np.bincount(window, minlength=len(texts))
     shift = window * stride
-    return _Side(begins + shift, ends + shift, window, position, num_tokens, first)
+    return _Side(
+        begins + shift, ends + shift, window, position, num_tokens, np.cumsum(num_tokens) - num_tokens
+    )

@@ -39,7 +39,8 @@ class EncodedText:
     ids: np.ndarray
     """int32 (num_tokens,)."""
     ends: np.ndarray
-    """int32 (num_tokens,): where each token ends, in bytes of the common text."""
+    """int32 (num_tokens,): where each token ends, in bytes of the common text. A token that ends where the
+    one before it does has no bytes: a chat template's, which the model reads but nothing aligns with."""
 
     @property
     def begins(self) -> np.ndarray:
@@ -55,6 +56,8 @@ class EncodedPair:
     student: EncodedText
     num_bytes: int
     """Length of the common text in UTF-8."""
+    trained: np.ndarray | None = None
+    """bool (num_student_tokens,): the student's tokens that may enter a loss; None stands for all."""
 
 
 class PairEncoder:
@@ -69,6 +72,7 @@ class PairEncoder:
     """
 
     def __init__(self, teacher_tokenizer: Any, student_tokenizer: Any) -> None:
+        self.tokenizers = (teacher_tokenizer, student_tokenizer)
         self.teacher_bytes = tokens_as_bytes(teacher_tokenizer)
         self.student_bytes = tokens_as_bytes(student_tokenizer)
         self._teacher = plain_backend(teacher_tokenizer)

@@ -4,9 +4,10 @@ Tokenizers change text before they split it: Unicode normalisation, a space put 
 lower case. Both sides must read the *same* bytes, so the text is first brought to a fixpoint of both
 normalisers, and if one side puts a space in front, the other is given that space.
 
-Invariant: of every pair returned, both id sequences join to the same byte string, and the last end of
-either side is its length. Whatever cannot be brought there is refused and counted by cause, never aligned
-wrongly.
+Invariant: of every pair returned, both id sequences join to the same byte string, which is the normalised
+text with at most one space in front, and the last end of either side is its length. Whatever cannot be
+brought there (an unknown character that the tokenizer drops, an added token that eats the spaces around it)
+is refused and counted by cause, never aligned wrongly.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 from distillation.alignment.token_bytes import (
     SPACE_MARK,
+    WORD_FAMILIES,
     TokenBytes,
     backend_of,
     components,
@@ -82,6 +84,10 @@ class PairEncoder:
             for backend, tokens in ((self._teacher, self.teacher_bytes), (self._student, self.student_bytes))
             if (normalise := content_normaliser(backend, tokens.family)) is not None
         ]
+        self._spaces = (
+            _puts_space_in_front(self._teacher, self.teacher_bytes),
+            _puts_space_in_front(self._student, self.student_bytes),
+        )
         self.refusals: Counter[str] = Counter()
         """Texts refused so far, by cause."""
 
@@ -92,7 +98,10 @@ class PairEncoder:
             (index, text) for index, text in enumerate(map(self.normalise, texts)) if text is not None
         ]
         batch = [text for _, text in prepared]
-        teacher, student = encode_ids(self._teacher, batch), encode_ids(self._student, batch)
+        # Most texts need no second try when the side that puts no space in front is given it at once.
+        spaced = [text if text.startswith(" ") else " " + text for text in batch]
+        teacher = encode_ids(self._teacher, spaced if self._spaces == (False, True) else batch)
+        student = encode_ids(self._student, spaced if self._spaces == (True, False) else batch)
         for (index, text), teacher_ids, student_ids in zip(prepared, teacher, student, strict=True):
             outcome = self._pair(text, teacher_ids, student_ids)
             if isinstance(outcome, str):
@@ -125,10 +134,8 @@ class PairEncoder:
 
     def _pair(self, text: str, teacher_ids: list[int], student_ids: list[int]) -> EncodedPair | str:
         """Pair the ids of one text, or return the cause of its refusal."""
-        teacher, student = (
-            _join(self.teacher_bytes, teacher_ids, text),
-            _join(self.student_bytes, student_ids, text),
-        )
+        teacher = _join(self.teacher_bytes, teacher_ids, text)
+        student = _join(self.student_bytes, student_ids, text)
         if isinstance(teacher, bytes) and isinstance(student, bytes) and teacher != student:
             # One side put a space in front: give that space to the other side too.
             if teacher == b" " + student:
@@ -137,14 +144,15 @@ class PairEncoder:
             elif student == b" " + teacher:
                 teacher_ids = encode_ids(self._teacher, [" " + text])[0]
                 teacher = _join(self.teacher_bytes, teacher_ids, text)
-        if isinstance(teacher, str):
-            return f"{teacher} (teacher)"
-        if isinstance(student, str):
-            return f"{student} (student)"
+        expected = text.encode("utf-8")
+        for joined, side in ((teacher, "teacher"), (student, "student")):
+            if isinstance(joined, str):
+                return f"{joined} ({side})"
+            # Equal on both sides is not enough: two tokenizers may lose the same character.
+            if joined not in (expected, b" " + expected):
+                return f"tokens do not give the text back ({side})"
         if teacher != student:
-            expected = text.encode("utf-8")
-            side = "student" if teacher.removeprefix(b" ") == expected.removeprefix(b" ") else "teacher"
-            return f"tokens do not give the text back ({side})"
+            return "only one side has a space in front"
         return EncodedPair(
             teacher=_encoded(self.teacher_bytes, teacher_ids),
             student=_encoded(self.student_bytes, student_ids),
@@ -172,14 +180,16 @@ def content_normaliser(backend: Any, family: str) -> Callable[[str], str] | None
     """Return what the tokenizer does to a text's *content* before it splits it; None if nothing.
 
     Left out is what only writes the same content in another alphabet: `▁` for a space, the space in
-    front, the byte alphabet. WordPiece drops the spacing between words, so its content is the words with
-    one space between them.
+    front, the byte alphabet. A `▁` of the text itself is a space to SentencePiece. WordPiece drops the
+    spacing between words, so its content is the words with one space between them.
     """
     parts = [part for part in components(backend, "normalizer") if not _is_spelling(part)]
     steps: list[Callable[[str], str]] = []
     if parts:
         steps.append(_run_parts(parts))
-    if family == "wordpiece" and backend.pre_tokenizer is not None:
+    if family.startswith("sentencepiece"):
+        steps.append(lambda text: text.replace(SPACE_MARK, " "))
+    if family in WORD_FAMILIES and backend.pre_tokenizer is not None:
         split = backend.pre_tokenizer.pre_tokenize_str
         steps.append(lambda text: " ".join(piece for piece, _ in split(text)))
     if not steps:
@@ -207,22 +217,32 @@ def _run_parts(parts: list[dict[str, Any]]) -> Callable[[str], str]:
 
 
 def _is_spelling(part: dict[str, Any]) -> bool:
-    if part["type"] in ("Prepend", "ByteLevel"):
-        return True
-    return part["type"] == "Replace" and SPACE_MARK in part.get("content", "")
+    """Tell whether a part of a normaliser leaves the content as it is.
+
+    Not so a Replace that writes one `▁` for a run of spaces: the number of spaces is content.
+    """
+    if part["type"] == "Prepend":
+        return part["prepend"] in (SPACE_MARK, " ")
+    if part["type"] == "Replace":
+        return part["content"] == SPACE_MARK and part["pattern"] == {"String": " "}
+    return part["type"] == "ByteLevel"
 
 
 def _join(tokens: TokenBytes, ids: list[int], text: str) -> bytes | str:
     """Return the bytes of `ids`, or the cause why there are none."""
-    pieces = list(map(tokens.table.__getitem__, ids))
-    if None not in pieces:
-        return b"".join(pieces)  # type: ignore[arg-type]
-    culprit = ids[pieces.index(None)]
+    try:
+        return tokens.join(ids)
+    except TypeError:
+        culprit = next(index for index in ids if tokens.table[index] is None)
     # The unknown token may be a special one too: what tells them apart is whether it was written out.
     written = any(string in text for string, index in tokens.special_strings.items() if index == culprit)
     return "special token in the text" if written else "unknown token"
 
 
+def _puts_space_in_front(backend: Any, tokens: TokenBytes) -> bool:
+    return _join(tokens, encode_ids(backend, ["a"])[0], "a") == b" a"
+
+
 def _encoded(tokens: TokenBytes, ids: list[int]) -> EncodedText:
-    array = np.asarray(ids, dtype=np.int32)
-    return EncodedText(ids=array, ends=np.cumsum(tokens.lengths[array], dtype=np.int32))
+    array = np.fromiter(ids, dtype=np.int32, count=len(ids))
+    return EncodedText(ids=array, ends=tokens.lengths.take(array).cumsum(dtype=np.int32))

@@ -8,9 +8,10 @@ same bytes. Every other token has no bytes (`spans`): its model reads it, and no
 
 Trained on is the answer: the student's tokens with a byte of an assistant's message, among them the one
 that straddles its edge (` Yes` after `[/INST]`), up to the special token that ends the turn. Where both sides
-write that token directly after the content, it stands for one byte that is no text, the same on both sides,
-so that the student learns from the teacher where to stop; elsewhere the text alone teaches it. An answer
-without text is not trained on: it would teach to say nothing.
+write the same special token directly after the content, it stands for one byte that is no text, so that the
+student learns from the teacher where to stop. Elsewhere the text alone teaches it: of two different tokens
+not every aligner knows that they mean the same. An answer without text is not trained on: it would teach to
+say nothing.
 
 Invariants: content tokens of both sides join to the same bytes; outside an assistant's turn nothing is
 trained on; a start token in front, on one side or both, changes nothing.
@@ -106,8 +107,7 @@ class _Reading:
     """int64 (num_messages, 2): where each message's content begins and ends."""
     kept: np.ndarray
     """int64 (num_messages, 2): which bytes of the content stand there."""
-    bos: int | None
-    start: int | None
+    side: _Side
 
     def answer(self, message: int) -> tuple[int, int]:
         """Return the range of the tokens with a byte of the content of `message`."""
@@ -121,8 +121,12 @@ class _Reading:
         if place == len(self.specials):
             return None
         index = int(self.specials[place])
-        is_next_turn = self.ids[index] == self.bos
+        is_next_turn = self.ids[index] == self.side.bos
         return None if is_next_turn or self.content[end : self.begins[index]].strip() else index
+
+    def special_text(self, index: int) -> str:
+        """Return the text of the special token at `index`."""
+        return self.side.special_texts[int(self.ids[index])]
 
 
 class _Side:
@@ -174,7 +178,7 @@ class _Side:
             for message, (begin, _) in zip(conversation, rendered.kept, strict=True)
         ]
         kept = np.array(kept_begins, dtype=np.int64)[:, None] + places - places[:, :1]
-        return _Reading(ids, *spans, specials, content, places, kept, self.bos, self.start)
+        return _Reading(ids, *spans, specials, content, places, kept, self)
 
     def _spans(
         self, ids: np.ndarray, specials: np.ndarray, special_places: np.ndarray, content: bytes
@@ -223,7 +227,8 @@ def _pair(conversation: Sequence[Message], teacher: _Reading, student: _Reading)
         ends = teacher.end_of_turn(message), student.end_of_turn(message)
         trained[first : last if ends[1] is None else ends[1] + 1] = True
         if common is not None and ends == (teacher_part.stop, student_part.stop):
-            teacher_lengths[teacher_part.stop] = student_lengths[student_part.stop] = 1
+            is_same = teacher.special_text(teacher_part.stop) == student.special_text(student_part.stop)
+            teacher_lengths[teacher_part.stop] = student_lengths[student_part.stop] = int(is_same)
     teacher_text, _ = _without_start(teacher, teacher_lengths)
     student_text, num_off = _without_start(student, student_lengths)
     return EncodedPair(teacher_text, student_text, int(student_lengths.sum()), trained[num_off:])
@@ -255,6 +260,6 @@ def _common_tokens(teacher: _Reading, student: _Reading, message: int) -> tuple[
 
 def _without_start(side: _Reading, lengths: np.ndarray) -> tuple[EncodedText, int]:
     """Return the tokens without a leading start token, and how many tokens that takes off."""
-    num_off = int(len(side.ids) > 0 and side.ids[0] == side.start and not lengths[0])
+    num_off = int(len(side.ids) > 0 and side.ids[0] == side.side.start and not lengths[0])
     ends = np.cumsum(lengths[num_off:], dtype=np.int32)
     return EncodedText(side.ids[num_off:].astype(np.int32), ends), num_off

@@ -19,6 +19,7 @@ import copy
 import hashlib
 import json
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 SETTINGS_FILE = "aligner.json"
 TABLES_FILE = "aligner.safetensors"
-FORMAT = 1
+FORMAT = 2
 LEAST_WRITTEN_MASS = 1e-6
 """A row of which the student can write less says nothing about the student's next token."""
 
@@ -83,6 +84,10 @@ class Aligner(ABC):
     """
 
     name: ClassVar[str]
+    reads_log_probs: ClassVar[bool] = True
+    """Whether targets are made from the teacher's log-probabilities; if not, its output layer never runs."""
+    companion: ClassVar[str | None] = None
+    """Kind of the modules that are trained beside the student and finish the targets, if there are any."""
 
     def __init__(
         self,
@@ -105,6 +110,15 @@ class Aligner(ABC):
         """Return which teacher row each student position of `pairs` learns from, (B, T)."""
         return align_spans(pairs)
 
+    @property
+    def stages(self) -> tuple[Aligner, ...]:
+        """The aligners of a schedule in order; of any other just itself."""
+        return (self,)
+
+    def stage_at(self, progress: float) -> tuple[int, Aligner]:
+        """Return (index, aligner) of the stage at `progress`, the share of the training that is done."""
+        return 0, self
+
     @abstractmethod
     def targets(self, teacher_log_probs_NU: Tensor, rows: Rows) -> Targets:
         """Return the targets of N positions; nothing here takes part in a gradient.
@@ -122,10 +136,23 @@ class Aligner(ABC):
 
     def save(self, directory: str | Path) -> None:
         """Write the aligner into `directory` (safetensors and JSON), which is made if need be."""
-        from safetensors.torch import save
-
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
+        content, settings = self._serialise()
+        _write_atomically(folder / TABLES_FILE, content)
+        # The settings come last: a directory that has them is complete.
+        _write_atomically(
+            folder / SETTINGS_FILE, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
+        )
+
+    def content_digest(self) -> str:
+        """Return the hash of all that `save` writes, without writing it."""
+        return str(self._serialise()[1]["sha256"])
+
+    def _serialise(self) -> tuple[bytes, dict[str, Any]]:
+        """Return the tables as safetensors, and the settings with the seals of both."""
+        from safetensors.torch import save
+
         content = save({name: table.cpu().contiguous() for name, table in self.tables.items()})
         settings = {
             "format": FORMAT,
@@ -135,11 +162,13 @@ class Aligner(ABC):
             "tables_sha256": hashlib.sha256(content).hexdigest(),
             "details": self.details,
         }
-        _write_atomically(folder / TABLES_FILE, content)
-        # The settings come last: a directory that has them is complete.
-        _write_atomically(
-            folder / SETTINGS_FILE, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
-        )
+        return content, settings | {"sha256": seal_of(settings)}
+
+
+def seal_of(settings: Mapping[str, Any]) -> str:
+    """Return the hash of the settings of a saved aligner, their own seal apart."""
+    unsealed = {name: value for name, value in settings.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(unsealed, sort_keys=True).encode()).hexdigest()
 
 
 def finish(written_NV: Tensor, residual_N: Tensor, student_token_N: Tensor) -> Targets:
@@ -165,6 +194,10 @@ def with_fallback(
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    """Write so that a reader, of this process or another, sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

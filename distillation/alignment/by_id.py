@@ -14,13 +14,14 @@ against, and for one tokenizer under two output layers of different size, where 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from distillation.alignment.base import Aligner, Rows, Targets, finish
 from distillation.alignment.pairs import EncodedPair
 from distillation.alignment.spans import Alignment, align_by_index
+from distillation.alignment.vocabularies import Vocabularies
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,8 +55,13 @@ class TruncateAligner(PadAligner):
     name = "truncate"
 
 
-def build_truncate_tables(*, num_teacher_rows: int, num_student_rows: int) -> dict[str, np.ndarray]:
+def build_pad_tables(vocabularies: Vocabularies) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return no tables: the rule is the ids themselves."""
+    return {}, {}
+
+
+def build_truncate_tables(vocabularies: Vocabularies) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the support of the student; nothing if all of its ids take part."""
-    if num_student_rows <= num_teacher_rows:
-        return {}
-    return {"student_support": np.arange(num_student_rows) < num_teacher_rows}
+    if vocabularies.num_student_rows <= vocabularies.num_teacher_rows:
+        return {}, {}
+    return {"student_support": np.arange(vocabularies.num_student_rows) < vocabularies.num_teacher_rows}, {}

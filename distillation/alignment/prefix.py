@@ -34,15 +34,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distillation.alignment.base import Aligner, Rows, Targets, finish
-from distillation.alignment.pairs import encode_ids, plain_backend
-from distillation.alignment.tables import (
-    longest_prefixes,
-    offsets_by_id,
-    ordinary_tokens,
-    prefix_ranges,
-    sort_tokens,
-)
-from distillation.alignment.token_bytes import TokenBytes
+from distillation.alignment.reencoding import reencode
+from distillation.alignment.tables import longest_prefixes, offsets_by_id, prefix_ranges
+from distillation.alignment.vocabularies import Vocabularies, map_specials
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -156,49 +150,32 @@ def _chunks(cumulative: list[int]) -> Iterator[tuple[int, int]]:
             begin, base = end, cumulative[end - 1]
 
 
-def build_prefix_tables(
-    teacher: TokenBytes,
-    student: TokenBytes,
-    student_tokenizer: Any,
-    specials: dict[int, int],
-    *,
-    num_teacher_rows: int,
-    num_student_rows: int,
-    identical: bool,
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the tables of `PrefixAligner` and facts about them.
-
-    Args:
-        teacher: the teacher's tokens as bytes.
-        student: the student's.
-        student_tokenizer: encodes the teacher's tokens, for phi at shared boundaries.
-        specials: teacher id -> student id of special tokens.
-        num_teacher_rows: U.
-        num_student_rows: V.
-        identical: both tokenizers are the same: row i stands for row i.
-    """
-    ordinary = ordinary_tokens(teacher.table)
-    tokens = sort_tokens(ordinary)
+def build_prefix_tables(vocabularies: Vocabularies) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the tables of `PrefixAligner` and facts about them."""
+    teacher = vocabularies.teacher
+    num_teacher_rows, num_student_rows = vocabularies.num_teacher_rows, vocabularies.num_student_rows
+    specials = map_specials(teacher, vocabularies.student)
+    tokens = vocabularies.sorted_teacher
     range_lo, range_hi = prefix_ranges(tokens)
-    vocabulary = sort_tokens({index: token for token, index in student.canonical_ids.items()})
-    phi = longest_prefixes(tokens, vocabulary)
-    own, num_own = _own_encodings(student, student_tokenizer, ordinary)
-    phi[tokens.starts] = np.where(own[tokens.ids] >= 0, own[tokens.ids], phi[tokens.starts])
-
+    phi = longest_prefixes(tokens, vocabularies.sorted_student)
     first_token = np.full(num_teacher_rows, -1, dtype=np.int64)
-    if identical:
+    num_own = len(tokens.ids)
+    if vocabularies.identical:
         both = min(num_teacher_rows, num_student_rows)
         first_token[:both] = np.arange(both)
         phi[tokens.starts] = tokens.ids
     else:
+        own = reencode(tokens, vocabularies.student, vocabularies.student_tokenizer).first
+        num_own = int(np.count_nonzero(own >= 0))
+        phi[tokens.starts] = np.where(own >= 0, own, phi[tokens.starts])
         first_token[tokens.ids] = phi[tokens.starts]
-        for teacher_id, student_id in specials.items():
-            first_token[teacher_id] = student_id
+        first_token[list(specials)] = list(specials.values())
     lengths = np.zeros(num_teacher_rows, dtype=np.int32)
     lengths[: len(teacher.lengths)] = teacher.lengths
     details = {
+        "special_tokens": {str(key): value for key, value in sorted(specials.items())},
         "num_own_encodings": num_own,
-        "num_longest_prefixes": len(ordinary) - num_own,
+        "num_longest_prefixes": len(tokens.ids) - num_own,
         "num_unwritable_tokens": int(np.count_nonzero(first_token[tokens.ids] < 0)),
         "num_places": len(phi),
         "num_unwritable_places": int(np.count_nonzero(phi < 0)),
@@ -214,29 +191,3 @@ def build_prefix_tables(
         "phi": phi,
     }
     return tables, details
-
-
-def _own_encodings(student: TokenBytes, tokenizer: Any, ordinary: dict[int, bytes]) -> tuple[np.ndarray, int]:
-    """Return per teacher id the first token of the student's own encoding of its bytes; -1: not exact."""
-    backend = plain_backend(tokenizer)
-    first = np.full(max(ordinary, default=-1) + 1, -1, dtype=np.int32)
-    probe = encode_ids(backend, ["a"])[0]
-    puts_space_in_front = student.lengths[probe].sum() == 2
-    texts: list[str] = []
-    wanted: list[tuple[int, bytes]] = []
-    for index, token in ordinary.items():
-        try:
-            text = token.decode("utf-8")
-        except UnicodeDecodeError:
-            continue
-        if puts_space_in_front:
-            if not text.startswith(" "):
-                continue  # Inside a word: alone, the student would write a space before it.
-            text = text[1:]
-        texts.append(text)
-        wanted.append((index, token))
-    table = student.table
-    for (index, token), ids in zip(wanted, encode_ids(backend, texts), strict=True):
-        if ids and b"".join(table[i] or b"" for i in ids) == token and table[ids[0]]:
-            first[index] = ids[0]
-    return first, int(np.count_nonzero(first >= 0))

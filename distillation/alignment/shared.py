@@ -24,7 +24,7 @@ import numpy as np
 from distillation.alignment.base import Aligner, Rows, Targets, with_fallback
 from distillation.alignment.pairs import EncodedPair
 from distillation.alignment.spans import Alignment, align_spans
-from distillation.alignment.token_bytes import TokenBytes
+from distillation.alignment.vocabularies import Vocabularies, map_specials
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,33 +63,17 @@ class SharedAligner(Aligner):
             return with_fallback(probabilities_NV, mass_N, 1.0 - mass_N, rows.student_token_N)
 
 
-def build_shared_tables(
-    teacher: TokenBytes,
-    student: TokenBytes,
-    specials: dict[int, int],
-    *,
-    num_teacher_rows: int,
-    num_student_rows: int,
-    identical: bool,
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the tables of `SharedAligner` and facts about them.
-
-    Args:
-        teacher: the teacher's tokens as bytes.
-        student: the student's.
-        specials: teacher id -> student id of special tokens with the *same text*.
-        num_teacher_rows: U.
-        num_student_rows: V.
-        identical: both tokenizers are the same: all rows are shared.
-    """
-    teacher_of_student = np.full(num_student_rows, -1, dtype=np.int64)
-    if identical:
-        both = min(num_teacher_rows, num_student_rows)
+def build_shared_tables(vocabularies: Vocabularies) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the tables of `SharedAligner` and facts about them; special tokens count by their text."""
+    teacher_of_student = np.full(vocabularies.num_student_rows, -1, dtype=np.int64)
+    if vocabularies.identical:
+        both = min(vocabularies.num_teacher_rows, vocabularies.num_student_rows)
         teacher_of_student[:both] = np.arange(both)
     else:
+        teacher, student = vocabularies.teacher, vocabularies.student
         for token, student_id in student.canonical_ids.items():
             teacher_of_student[student_id] = teacher.canonical_ids.get(token, -1)
-        for teacher_id, student_id in specials.items():
+        for teacher_id, student_id in map_specials(teacher, student, by_role=False).items():
             teacher_of_student[student_id] = teacher_id
     support = teacher_of_student >= 0
     tables = {"teacher_of_student": np.maximum(teacher_of_student, 0), "student_support": support}

@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 from distillation.alignment import build_aligner
 from distillation.alignment.audit import TokenizerAudit, audit_tokenizers
 from distillation.alignment.base import Aligner, Rows
-from distillation.alignment.build import map_specials
 from distillation.alignment.pairs import EncodedPair, PairEncoder
 from distillation.alignment.spans import align_spans
 from distillation.alignment.token_bytes import tokens_as_bytes
+from distillation.alignment.vocabularies import map_specials
 
 NUM_TEACHER_ROWS, NUM_STUDENT_ROWS = 151_936, 49_152
 CODE = "def f(x):\n    if x:\n        return  x + 1\n\n\n    return {\n\t'a': 10,\n    }\n" * 6

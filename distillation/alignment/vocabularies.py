@@ -1,0 +1,86 @@
+"""Two vocabularies side by side: what every builder of an aligner starts from."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from distillation.alignment.tables import SortedTokens, ordinary_tokens, sort_tokens
+from distillation.alignment.token_bytes import TokenBytes, same_tokenizer, tokens_as_bytes
+from distillation.errors import AlignmentError
+
+ROLES = ("eos", "bos", "pad", "unk")
+"""In order of precedence, for a special token that has several."""
+
+
+@dataclass(frozen=True)
+class Vocabularies:
+    """The tokens of teacher and student as bytes, and the sizes of both output layers."""
+
+    teacher: TokenBytes
+    student: TokenBytes
+    teacher_tokenizer: Any
+    student_tokenizer: Any
+    num_teacher_rows: int
+    """U."""
+    num_student_rows: int
+    """V."""
+    identical: bool
+    """Both tokenizers are the same: row i stands for row i."""
+
+    @functools.cached_property
+    def sorted_teacher(self) -> SortedTokens:
+        """The teacher's ordinary tokens in byte order, every id of them."""
+        return sort_tokens(ordinary_tokens(self.teacher.table))
+
+    @functools.cached_property
+    def sorted_student(self) -> SortedTokens:
+        """The student's byte strings in byte order, each with the one id that its tokenizer uses."""
+        return sort_tokens({index: token for token, index in self.student.canonical_ids.items()})
+
+
+def pair_vocabularies(
+    teacher_tokenizer: Any, student_tokenizer: Any, *, num_teacher_rows: int, num_student_rows: int
+) -> Vocabularies:
+    """Return both vocabularies.
+
+    Raises:
+        AlignmentError: a tokenizer without known bytes, or an output layer with fewer rows than its tokenizer
+            has tokens.
+    """
+    teacher, student = tokens_as_bytes(teacher_tokenizer), tokens_as_bytes(student_tokenizer)
+    _check_rows("teacher", teacher, num_teacher_rows)
+    _check_rows("student", student, num_student_rows)
+    return Vocabularies(
+        teacher,
+        student,
+        teacher_tokenizer,
+        student_tokenizer,
+        num_teacher_rows,
+        num_student_rows,
+        identical=same_tokenizer(teacher_tokenizer, student_tokenizer),
+    )
+
+
+def map_specials(teacher: TokenBytes, student: TokenBytes, *, by_role: bool = True) -> dict[int, int]:
+    """Return teacher id -> student id of special tokens: of the same text, else of the same role."""
+    mapping = {
+        index: student.special_strings[text]
+        for text, index in teacher.special_strings.items()
+        if text in student.special_strings
+    }
+    if by_role:
+        for role in ROLES:
+            index = teacher.special_roles.get(role)
+            if index is not None and index not in mapping and role in student.special_roles:
+                mapping[index] = student.special_roles[role]
+    return mapping
+
+
+def _check_rows(role: str, tokens: TokenBytes, num_rows: int) -> None:
+    if num_rows < len(tokens.table):
+        raise AlignmentError(
+            f"{role}: the output layer has {num_rows} rows but the tokenizer {len(tokens.table)} tokens; "
+            "give the tokenizer that belongs to the model, or resize the model's embeddings"
+        )

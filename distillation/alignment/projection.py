@@ -96,6 +96,8 @@ def build_projection_tables(vocabularies: Vocabularies) -> tuple[dict[str, np.nd
     """
     num_teacher_rows, num_student_rows = vocabularies.num_teacher_rows, vocabularies.num_student_rows
     facts: dict[str, Any] = {}
+    student: np.ndarray
+    teacher: np.ndarray
     if vocabularies.identical:
         student = teacher = np.arange(min(num_teacher_rows, num_student_rows))
         weight = np.ones(len(student))
@@ -132,9 +134,9 @@ def _rewritten(vocabularies: Vocabularies) -> tuple[np.ndarray, np.ndarray, np.n
     )
     own = reencode(tokens, teacher, vocabularies.teacher_tokenizer)
     pieces = np.full((len(tokens.ids), MAX_PIECES), -1, dtype=np.int64)
-    for place in range(MAX_PIECES):
-        has_piece = own.counts > place
-        pieces[has_piece, place] = own.pieces[own.starts[has_piece] + place]
+    for column in range(MAX_PIECES):
+        has_piece = own.counts > column
+        pieces[has_piece, column] = own.pieces[own.starts[has_piece] + column]
     others = tokens.ids[own.counts == 0].tolist()
     if others:
         # Sorted as they are among all, so the rows stay in step.
@@ -142,7 +144,7 @@ def _rewritten(vocabularies: Vocabularies) -> tuple[np.ndarray, np.ndarray, np.n
             sort_tokens({index: student.table[index] or b"" for index in others}), teacher
         )
     rank, place = np.nonzero(pieces >= 0)
-    weight = FIRST_WEIGHT * DECAY**place
+    weight = FIRST_WEIGHT * np.power(DECAY, place)
     weight /= np.bincount(rank, weights=weight, minlength=len(pieces))[rank]
     # A token that is written with one piece twice has one non-zero for it.
     num_rows = vocabularies.num_teacher_rows

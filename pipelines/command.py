@@ -43,7 +43,7 @@ def read_parameters(path: str) -> dict[str, Any]:
 def merge_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return `settings` with dotted overrides such as `training.batch_size=4` on top.
 
-    A list replaces the list that was there. Names and values are checked later, with the whole.
+    A list or a mapping replaces what was there. Names and values are checked later, with the whole.
 
     Raises:
         SettingsError: an override is not of the form NAME=VALUE.
@@ -59,7 +59,8 @@ def merge_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> di
                 f"override {override!r}: must be NAME=VALUE, for example training.batch_size=4"
             )
         try:
-            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
+            value = OmegaConf.select(OmegaConf.from_dotlist([override]), name.strip())
+            OmegaConf.update(merged, name.strip(), value, merge=False)
         except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
             raise SettingsError(f"override {override!r}: cannot be applied ({one_line(error)})") from None
     return OmegaConf.to_container(merged, resolve=False)  # type: ignore[return-value]

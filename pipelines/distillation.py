@@ -83,7 +83,7 @@ def settings_for(variant: str, settings: Settings) -> Settings:
     """
     update: dict[str, Any] = {"evaluation": EvaluationSettings()}
     if variant == "text_only":
-        update |= {"objective": ObjectiveSettings(distillation_weight=0.0), "alignment": AlignmentSettings()}
+        update |= {"objective": ObjectiveSettings(terms=TEXT_ALONE), "alignment": AlignmentSettings()}
     elif variant == "truncate":
         update |= {"alignment": AlignmentSettings(strategy="truncate")}
     return settings.model_copy(update=update)

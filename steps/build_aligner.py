@@ -34,8 +34,7 @@ def build_aligner(
     Annotated[HTMLString, "audit_page"],
 ]:
     """Build the aligner of `alignment.strategy` and measure what it can use on this corpus."""
-    from distillation.alignment import audit_tokenizers
-    from distillation.alignment import build_aligner as build
+    from distillation.alignment import audit_tokenizers, build_schedule
     from distillation.models import load_tokenizer
     from distillation.report import audit_page
 
@@ -44,7 +43,7 @@ def build_aligner(
         "num_teacher_rows": teacher_probe.architecture.num_output_rows,
         "num_student_rows": student_probe.architecture.num_output_rows,
     }
-    aligner = build(alignment.strategy, *tokenizers, **rows)
+    aligner = build_schedule(alignment.stages, *tokenizers, **rows)
     audit = audit_tokenizers(*tokenizers, corpus.held_out["text"], **rows)
     page = audit_page(audit)
     record_pages(

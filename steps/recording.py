@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from zenml import get_step_context, log_metadata
 
-from distillation.config import Settings, TrackingSettings, parse_settings
+from distillation.config import TEXT_ALONE, Settings, TrackingSettings, parse_settings
 from distillation.errors import TrackingError, one_line
 from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, REUSED_ROLE, ROLE_TAG
 from tracking.runs import Recorder, RunSpec, flat_params
@@ -41,8 +41,7 @@ def describe_settings(settings: Settings) -> str:
     """Return a short name that tells runs of one experiment apart."""
     objective = settings.objective
     return (
-        f"{settings.alignment.strategy} {objective.divergence} "
-        f"w{objective.distillation_weight:g} seed {settings.seed}"
+        f"{settings.alignment.name} {objective.terms.description} seed {settings.seed}"
     )
 
 
@@ -51,11 +50,10 @@ def comparable_tags(settings: Settings, variant: str = "distilled") -> dict[str,
     is_distilled = variant != "text_only"
     return {
         "variant": variant,
-        "aligner": (variant if variant == "truncate" else settings.alignment.strategy)
+        "aligner": (variant if variant == "truncate" else settings.alignment.name)
         if is_distilled
         else "none",
-        "divergence": settings.objective.divergence if is_distilled else "none",
-        "distillation_weight": f"{settings.objective.distillation_weight if is_distilled else 0.0:g}",
+        "objective": (settings.objective.terms if is_distilled else TEXT_ALONE).description,
         "seed": str(settings.seed),
         "teacher": settings.models.teacher.path,
         "student": settings.models.student.path,

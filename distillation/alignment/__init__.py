@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distillation.alignment.audit import TokenizerAudit, audit_tokenizers
     from distillation.alignment.base import Aligner, Rows, Targets
-    from distillation.alignment.build import build_aligner, load_aligner
+    from distillation.alignment.build import build_aligner, build_schedule, load_aligner
     from distillation.alignment.pairs import EncodedPair, EncodedText, PairEncoder
     from distillation.alignment.spans import Alignment, Groups, align_spans, group_spans
     from distillation.alignment.token_bytes import TokenBytes, same_tokenizer, tokens_as_bytes
@@ -30,6 +30,7 @@ _HOME = {
     "align_spans": "spans",
     "audit_tokenizers": "audit",
     "build_aligner": "build",
+    "build_schedule": "build",
     "group_spans": "spans",
     "load_aligner": "build",
     "same_tokenizer": "token_bytes",
@@ -50,6 +51,7 @@ __all__ = [
     "align_spans",
     "audit_tokenizers",
     "build_aligner",
+    "build_schedule",
     "group_spans",
     "load_aligner",
     "same_tokenizer",

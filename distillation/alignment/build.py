@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,10 @@ from distillation.alignment.by_id import (
     build_truncate_tables,
 )
 from distillation.alignment.cache import cache_entry, read_entry, write_entry
+from distillation.alignment.learning import AttentionAligner, LearnedAligner
 from distillation.alignment.prefix import PrefixAligner, build_prefix_tables
 from distillation.alignment.projection import ProjectionAligner, build_projection_tables
+from distillation.alignment.schedule import STAGES_FILE, ScheduledAligner, load_schedule
 from distillation.alignment.shared import SharedAligner, build_shared_tables
 from distillation.alignment.vocabularies import Vocabularies, pair_vocabularies
 from distillation.errors import AlignmentError
@@ -38,6 +40,8 @@ BuildTables = Callable[[Vocabularies], "tuple[dict[str, np.ndarray], dict[str, A
 ALIGNERS: dict[str, tuple[type[Aligner], BuildTables]] = {
     "prefix": (PrefixAligner, build_prefix_tables),
     "projection": (ProjectionAligner, build_projection_tables),
+    "learned": (LearnedAligner, build_prefix_tables),
+    "attention": (AttentionAligner, build_pad_tables),
     "shared": (SharedAligner, build_shared_tables),
     "truncate": (TruncateAligner, build_truncate_tables),
     "pad": (PadAligner, build_pad_tables),
@@ -81,6 +85,15 @@ def build_aligner(
     return aligner
 
 
+def build_schedule(stages: Sequence[tuple[str, float]], *tokenizers: Any, **options: Any) -> Aligner:
+    """Build the aligners of a schedule, `(strategy, share of the training at which it ends)` in order.
+
+    Args and errors are those of `build_aligner`. A single stage is that aligner itself.
+    """
+    aligners = [build_aligner(strategy, *tokenizers, **options) for strategy, _ in stages]
+    return aligners[0] if len(aligners) == 1 else ScheduledAligner(aligners, [end for _, end in stages])
+
+
 def load_aligner(directory: str | Path) -> Aligner:
     """Read what `Aligner.save` wrote; the tables are mapped into memory, not copied.
 
@@ -91,6 +104,8 @@ def load_aligner(directory: str | Path) -> Aligner:
     from safetensors.torch import load_file
 
     folder = Path(directory)
+    if (folder / STAGES_FILE).exists():
+        return load_schedule(folder, load_aligner)
     again = "build the aligner again"
     try:
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))

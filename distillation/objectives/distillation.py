@@ -1,125 +1,127 @@
 """The distillation objective: what one batch costs the student.
 
-Legend, at the end of names: B windows, T student positions, S teacher positions, M = B x S teacher rows,
-N used positions, n positions of a chunk, m of them with a target, D width, U teacher vocabulary, V student
-vocabulary.
+Legend, at the end of names: B windows, T student positions, N used positions, n positions of a chunk, m of
+them with a target, D width, U teacher vocabulary, V student vocabulary.
 
-Every position weighs the same. With a target from the teacher it costs
+It is a weighted sum of terms over positions, divided by the number of student tokens:
 
-    (1 - w) x cross-entropy(text) + w x T^2 x divergence(target || student at temperature T)
+    cross_entropy                        on the text, at every position
+    forward_kl, reverse_kl, ...          T^2 x divergence(target || student at temperature T) over the aligner's
+                                         target; a position without one costs its cross-entropy instead
+    likelihood, uld, gold                one file each
+    hidden, attention                    `layers`: inner states, pooled over groups
 
-and without one (no aligned teacher position, or nothing the student could write) the cross-entropy alone.
-The sum over positions is divided by the number of student tokens. Padding never enters: only used positions
-reach an output layer.
+Every position weighs the same. Padding never enters: only used positions reach an output layer.
 
-Invariants: equal tokenizers make this plain knowledge distillation; w = 0 is plain language modelling.
+Invariants: equal tokenizers make this plain knowledge distillation; cross_entropy alone is plain language
+modelling; the sum of the terms one by one is the whole.
 """
 
 # ruff: noqa: N815 - the shape suffixes stand in field names too.
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from distillation.alignment.base import Aligner, Rows
-from distillation.config import ObjectiveSettings
-from distillation.objectives.chunked import chunked_output_loss
+from distillation.config import DIVERGENCES, ObjectiveSettings
+from distillation.objectives.batch import BatchView, Chunk, StudentOutput
+from distillation.objectives.chunked import chunked_output_loss, chunks_at, even_chunks
 from distillation.objectives.divergences import divergence
+from distillation.objectives.gold import GoldTerm
+from distillation.objectives.layers import attention_loss, hidden_loss
+from distillation.objectives.likelihood import LikelihoodTerm
+from distillation.objectives.targets import TargetSource
+from distillation.objectives.uld import UldTerm
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from distillation.alignment.base import Aligner
     from distillation.teacher.live import LiveTeacher
 
 CHUNK_ELEMENTS = 1 << 25
 """Logits of teacher and student, with their gradients, that may exist at a time: 128 MiB in float32."""
-IGNORED = -100
-STATISTICS = ("cross_entropy", "divergence", "residual", "num_tokens", "num_targets")
-
-
-@dataclass(frozen=True)
-class StudentOutput:
-    """The student's side of a batch: what its output layer turns into logits."""
-
-    hidden_BTD: Tensor
-    """Last hidden states; logits (B, T, V) where `weight_VD` is None."""
-    weight_VD: Tensor | None
-    bias_V: Tensor | None
-    num_rows: int
-    """V."""
+FIXED_STATISTICS = ("num_tokens", "num_targets", "residual", "companion")
 
 
 class DistillationObjective:
     """Computes the loss of a batch; see the module's docstring.
 
     Args:
-        settings: weight, divergence, temperature, chunk size.
+        settings: the terms and their settings.
         aligner: turns the teacher's rows into targets; None for text alone.
         teacher: runs the teacher; None for text alone.
+        modules: what is trained beside the student: `companion0`, ... by stage of the schedule, `hidden`.
+        tables: tensors of terms that need the tokenizers: `matched`, `boundary_U`, `boundary_V`.
     """
 
     def __init__(
-        self, settings: ObjectiveSettings, aligner: Aligner | None = None, teacher: LiveTeacher | None = None
+        self,
+        settings: ObjectiveSettings,
+        aligner: Aligner | None = None,
+        teacher: LiveTeacher | None = None,
+        *,
+        modules: nn.ModuleDict | None = None,
+        tables: Mapping[str, Tensor] | None = None,
     ) -> None:
+        if settings.uses_teacher and teacher is None:
+            raise ValueError(f"objective.terms = {settings.terms.description}: needs a teacher")
+        if settings.terms.active.keys() & set(DIVERGENCES) and aligner is None:
+            raise ValueError(f"objective.terms = {settings.terms.description}: needs an aligner")
         self.settings = settings
-        self.uses_teacher = settings.distillation_weight > 0
-        if self.uses_teacher and (aligner is None or teacher is None):
-            raise ValueError("a distillation weight above 0 needs an aligner and a teacher")
         self.aligner = aligner
         self.teacher = teacher
+        self.modules = nn.ModuleDict() if modules is None else modules
+        self.tables = dict(tables or {})
+        self.progress = 0.0
+        """Share of the training that is done: decides the stage of a schedule."""
+        # The cross-entropy is always measured, whatever its weight.
+        measured = dict.fromkeys(("cross_entropy", *settings.terms.active))
+        kinds = [f"{kind}.{name}" for name in measured for kind in ("sum", "count")]
+        self.statistic_names = (*FIXED_STATISTICS, *kinds)
+
+    @property
+    def needs_hidden_states(self) -> bool:
+        """Whether both models must return the states of all layers."""
+        return self.settings.terms.hidden > 0
+
+    @property
+    def needs_attentions(self) -> bool:
+        """Whether both models must return attention maps."""
+        return self.settings.terms.attention > 0
 
     def __call__(
-        self, student: StudentOutput, batch: Mapping[str, Tensor], num_items: Tensor | int | None = None
+        self,
+        student: StudentOutput,
+        batch: Mapping[str, Tensor],
+        num_items: Tensor | int | None = None,
+        only: str | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return (loss, statistics).
 
         Args:
-            student: hidden states of the student for `batch`.
+            student: output of the student for `batch`.
             batch: as `training.windows.WindowCollator` makes it.
             num_items: student tokens to divide by; those of this batch if None.
+            only: leave all terms out but this one, to measure it.
 
         Returns:
-            The loss, a scalar, and float32 (5,): sums over the batch as `STATISTICS` names them.
+            The loss, a scalar, and float32: sums over the batch as `statistic_names` names them.
         """
-        labels_BT = batch["shift_labels"]
-        used_BT = labels_BT != IGNORED
-        labels_N = labels_BT[used_BT]
-        targets = _TeacherTargets.of(self, batch, used_BT) if self.uses_teacher else None
-        weight = self.settings.distillation_weight
-        temperature = self.settings.temperature
-
-        def loss_of_chunk(logits_nV: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
-            cross_entropy_n = torch.nn.functional.cross_entropy(logits_nV, labels_N[chunk], reduction="none")
-            zero = cross_entropy_n.new_zeros(())
-            if targets is None:
-                total, divergence_sum, residual_sum, num_targets = cross_entropy_n.sum(), zero, zero, zero
-            else:
-                index_m, target_mV, residual_m = targets.of_chunk(chunk)
-                log_student_mV = self._log_student(logits_nV[index_m], temperature)
-                divergence_m = divergence(
-                    self.settings.divergence, target_mV, log_student_mV, self.settings.skew
-                )
-                text_weight_n = torch.ones_like(cross_entropy_n)
-                text_weight_n[index_m] = 1 - weight
-                total = (text_weight_n * cross_entropy_n).sum()
-                total = total + weight * temperature**2 * divergence_m.sum()
-                divergence_sum, residual_sum = divergence_m.sum(), residual_m.sum()
-                num_targets = zero + len(index_m)
-            num_tokens = zero + len(cross_entropy_n)
-            statistics = [cross_entropy_n.sum(), divergence_sum, residual_sum, num_tokens, num_targets]
-            return total, torch.stack(statistics)
-
-        loss, statistics = chunked_output_loss(
-            student.hidden_BTD[used_BT],
-            student.weight_VD,
-            student.bias_V,
-            loss_of_chunk,
-            self.chunk_size(student.num_rows),
-        )
-        return loss / (labels_N.numel() if num_items is None else num_items), statistics
+        active = self.settings.terms.active
+        weights = active if only is None else {only: active[only]}
+        layers = (self.needs_hidden_states, self.needs_attentions)
+        view = BatchView(batch, student, self.teacher, layers)
+        loss, statistics = _LogitTerms(self, view, weights).loss()
+        found = dict(zip(self.statistic_names, statistics, strict=True))
+        for name in ("hidden", "attention"):
+            if name in weights:
+                value, count = self._layer_term(name, view)
+                loss = loss + weights[name] * value
+                found |= {f"sum.{name}": value.detach(), f"count.{name}": count}
+        num_tokens = view.labels_N.numel() if num_items is None else num_items
+        return loss / num_tokens, torch.stack([found[name].float() for name in self.statistic_names])
 
     def chunk_size(self, num_student_rows: int) -> int:
         """Return how many positions fit into `CHUNK_ELEMENTS` logits."""
@@ -127,89 +129,114 @@ class DistillationObjective:
             return self.settings.chunk_size
         # Student: logits, log-probabilities, target, gradient. Teacher: logits and log-probabilities.
         elements = 4 * num_student_rows
-        if self.aligner is not None:
-            elements += 2 * self.aligner.num_teacher_rows
+        if self.teacher is not None:
+            elements += 2 * self.teacher.num_rows
         return max(32, CHUNK_ELEMENTS // elements)
 
-    def _log_student(self, logits_mV: Tensor, temperature: float) -> Tensor:
+    def term(self, name: str, view: BatchView) -> LikelihoodTerm | UldTerm | GoldTerm:
+        """Return one of the terms `likelihood`, `uld`, `gold` for a batch."""
+        settings, tables = self.settings, self.tables
+        if name == "uld":
+            return UldTerm(view, settings.temperature)
+        if name == "gold":
+            return GoldTerm(view, tables["matched"], settings.gold.beta, settings.temperature)
+        boundaries = (tables["boundary_U"], tables["boundary_V"])
+        return LikelihoodTerm(view, settings.likelihood, boundaries, self.chunk_size(view.student.num_rows))
+
+    def target_source(self, view: BatchView) -> TargetSource:
+        """Return the targets of a batch, by the aligner of the current stage."""
         assert self.aligner is not None
-        support_V = self.aligner.student_support_V
-        if support_V is not None:
-            logits_mV = logits_mV.masked_fill(~support_V, -torch.inf)
-        return (logits_mV / temperature).log_softmax(-1)
-
-
-@dataclass(frozen=True)
-class _TeacherTargets:
-    """The teacher's side of a batch, turned into targets a chunk of student positions at a time."""
-
-    objective: DistillationObjective
-    states_MD: Tensor
-    """Teacher states of all windows, flattened to M = B x S rows."""
-    row_N: Tensor
-    """Teacher row of each used student position; -1 without one."""
-    rows: Rows
-
-    @classmethod
-    def of(
-        cls, objective: DistillationObjective, batch: Mapping[str, Tensor], used_BT: Tensor
-    ) -> _TeacherTargets:
-        """Run the teacher on `batch` and look up what every used student position needs."""
-        assert objective.teacher is not None
-        states_BSD = objective.teacher.states(batch["teacher_input_ids"], batch["teacher_attention_mask"])
-        labels_BS = batch["teacher_labels"]
-        num_windows, num_teacher_positions = labels_BS.shape
-        window_B = torch.arange(num_windows, device=labels_BS.device)
-        position_BT = batch["teacher_position"]
-        row_BT = torch.where(position_BT >= 0, position_BT + window_B[:, None] * num_teacher_positions, -1)
-        row_N, num_tail_N = row_BT[used_BT], batch["num_tail"][used_BT]
-        states_MD, labels_M = states_BSD.flatten(0, 1), labels_BS.flatten()
-        rows = Rows(
-            teacher_token_N=labels_M[row_N.clamp_min(0)].clamp_min(0),
-            student_token_N=batch["shift_labels"][used_BT],
-            num_emitted_N=batch["num_emitted"][used_BT],
-            num_tail_N=num_tail_N,
-            tail_log_prob_N=cls._tails(objective, states_MD, labels_M, row_N, num_tail_N),
+        stage, aligner = self.aligner.stage_at(self.progress)
+        name = f"companion{stage}"
+        return TargetSource(
+            view,
+            aligner,
+            self.settings.temperature,
+            suffix=stage_suffix(stage),
+            companion=self.modules[name] if name in self.modules else None,  # type: ignore[arg-type]
         )
-        return cls(objective, states_MD, row_N, rows)
 
-    @staticmethod
-    def _tails(
-        objective: DistillationObjective,
-        states_MD: Tensor,
-        labels_M: Tensor,
-        row_N: Tensor,
-        num_tail_N: Tensor,
+    def _layer_term(self, name: str, view: BatchView) -> tuple[Tensor, Tensor]:
+        num_layers = self.settings.layers.num_layers
+        if name == "hidden":
+            return hidden_loss(view, self.modules["hidden"], num_layers)  # type: ignore[arg-type]
+        return attention_loss(view, num_layers)
+
+
+def stage_suffix(stage: int) -> str:
+    """Return what the collator puts behind the names of a schedule's stage; nothing for the first."""
+    return "" if stage == 0 else f"_{stage}"
+
+
+class _LogitTerms:
+    """The terms that read logits, for one batch."""
+
+    def __init__(self, objective: DistillationObjective, view: BatchView, weights: Mapping[str, float]) -> None:
+        self.objective, self.view, self.weights = objective, view, weights
+        self.divergences = [name for name in DIVERGENCES if name in weights]
+        self.source = objective.target_source(view) if self.divergences else None
+        names = [name for name in ("likelihood", "uld", "gold") if name in weights]
+        self.terms = {name: objective.term(name, view) for name in names}
+
+    def loss(self) -> tuple[Tensor, Tensor]:
+        """Return the weighted sum over all positions, and the statistics as `statistic_names` names them."""
+        view = self.view
+        layers = [view.layer]
+        if self.source is not None and self.source.companion_layer is not None:
+            layers.append(self.source.companion_layer)
+        size = self.objective.chunk_size(view.student.num_rows)
+        chunks = even_chunks(len(view.labels_N), size)
+        if "gold" in self.terms:
+            chunks = chunks_at(_ends_of_groups(view.group_N), size)
+        return chunked_output_loss(layers, self._loss_of_chunk, chunks)
+
+    def _loss_of_chunk(self, logits: tuple[Tensor, ...], positions: slice) -> tuple[Tensor, Tensor]:
+        chunk = Chunk(logits[0], positions, self.view.labels_N[positions])
+        cross_entropy = chunk.cross_entropy_n.sum()
+        total = self.weights.get("cross_entropy", 0.0) * cross_entropy
+        found = dict.fromkeys(self.objective.statistic_names, torch.zeros_like(total))
+        found["num_tokens"] = found["count.cross_entropy"] = torch.full_like(total, len(chunk.labels_n))
+        found["sum.cross_entropy"] = cross_entropy
+        if self.source is not None:
+            total = total + self._divergences(chunk, logits[1:], found)
+        for name, term in self.terms.items():
+            value, count = term(chunk)
+            total = total + self.weights[name] * value
+            found |= {f"sum.{name}": value, f"count.{name}": count}
+        return total, torch.stack([found[name].detach() for name in self.objective.statistic_names])
+
+    def _divergences(
+        self, chunk: Chunk, companion_logits: tuple[Tensor, ...], found: dict[str, Tensor]
     ) -> Tensor:
-        """Return the summed log-probability of the teacher tokens that each student token runs on into."""
-        assert objective.teacher is not None
-        tail_N = torch.zeros(len(row_N), dtype=torch.float32, device=row_N.device)
-        num_tail_N = torch.where(row_N >= 0, num_tail_N, 0)
-        owner_R = torch.repeat_interleave(torch.arange(len(row_N), device=row_N.device), num_tail_N)
-        if len(owner_R) == 0:
-            return tail_N
-        first_R = (num_tail_N.cumsum(0) - num_tail_N)[owner_R]
-        step_R = torch.arange(len(owner_R), device=row_N.device) - first_R + 1
-        row_R = row_N[owner_R] + step_R
-        log_prob_R = objective.teacher.token_log_probs(
-            states_MD[row_R], labels_M[row_R], objective.settings.temperature
-        )
-        return tail_N.index_add_(0, owner_R, log_prob_R)
+        """Return the weighted divergences of a chunk, and note in `found` what they are."""
+        assert self.source is not None
+        settings = self.objective.settings
+        targets = self.source.of_chunk(chunk.positions, *companion_logits)
+        log_student_mV = self._log_student(chunk, settings.temperature)[targets.index_m]
+        count = torch.full_like(targets.companion_loss, len(targets.index_m))
+        found["num_targets"], found["residual"] = count, targets.residual_m.sum()
+        found["companion"] = targets.companion_loss
+        total = targets.companion_loss
+        for name in self.divergences:
+            value = divergence(name, targets.target_mV, log_student_mV, settings.skew).sum()
+            total = total + self.weights[name] * settings.temperature**2 * value
+            found |= {f"sum.{name}": value, f"count.{name}": count}
+        has_no_target_n = torch.ones_like(chunk.cross_entropy_n).index_fill(0, targets.index_m, 0.0)
+        fallback = sum(self.weights[name] for name in self.divergences)
+        return total + fallback * (has_no_target_n * chunk.cross_entropy_n).sum()
 
-    def of_chunk(self, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (positions of the chunk that have a target, their targets (m, V), residual (m,))."""
-        objective = self.objective
-        assert objective.teacher is not None
-        assert objective.aligner is not None
-        with torch.no_grad():
-            index_m = (self.row_N[chunk] >= 0).nonzero().squeeze(1)
-            chosen = index_m + chunk.start
-            log_probs_mU = objective.teacher.log_probs(
-                self.states_MD[self.row_N[chosen]], objective.settings.temperature
-            )
-            rows = Rows(**{name: value[chosen] for name, value in vars(self.rows).items()})
-            targets = objective.aligner.targets(log_probs_mU, rows)
-            if bool(targets.usable_N.all()):
-                return index_m, targets.probabilities_NV, targets.residual_N
-            usable = targets.usable_N
-            return index_m[usable], targets.probabilities_NV[usable], targets.residual_N[usable]
+    def _log_student(self, chunk: Chunk, temperature: float) -> Tensor:
+        assert self.source is not None
+        support_V = self.source.aligner.student_support_V
+        if support_V is None:
+            return chunk.log_probs(temperature)
+        return (chunk.logits_nV.masked_fill(~support_V, -torch.inf) / temperature).log_softmax(-1)
+
+
+def _ends_of_groups(group_N: Tensor) -> list[int]:
+    """Return where chunks may end: after the last position of each group."""
+    if not len(group_N):
+        return [0]
+    ends = torch.ones_like(group_N, dtype=torch.bool)
+    ends[:-1] = (group_N[1:] != group_N[:-1]) | (group_N[1:] < 0)
+    return (ends.nonzero().squeeze(1) + 1).tolist()

@@ -7,7 +7,11 @@ Legend, at the end of names: N positions, V student vocabulary. p is the teacher
     jensen_shannon      (KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2
     skewed_forward_kl   KL(p || a p + (1 - a) q)                (DistiLLM, arXiv 2402.03898)
     skewed_reverse_kl   KL(q || a q + (1 - a) p)                (DistiLLM)
+    adaptive_kl         h KL(p || q) + (1 - h) KL(q || p)       (AKL, arXiv 2404.02657)
     total_variation     sum |p - q| / 2
+
+h is the share of sum |p - q| that lies on the head of p: its likeliest tokens, up to half of the mass. Where
+the student is wrong about the head forward KL weighs more, where it is wrong about the tail reverse KL.
 
 Invariants: every divergence is zero for equal arguments and never negative; gradients flow into q alone.
 """
@@ -22,6 +26,8 @@ from distillation.config import DivergenceName
 if TYPE_CHECKING:
     from torch import Tensor
 
+HEAD_MASS = 0.5
+"""Mass of the teacher's head in adaptive_kl."""
 LEAST_PROBABILITY = 1e-30
 """Stands for zero in a logarithm: an aligner's target has true zeros, and reverse_kl would be infinite."""
 
@@ -71,6 +77,17 @@ def _skewed_reverse_kl(target: Tensor, log_student: Tensor, skew: float) -> Tens
     return (student * (log_student - _log(mixture))).sum(-1)
 
 
+def _adaptive_kl(target: Tensor, log_student: Tensor, skew: float) -> Tensor:
+    gap = (target - log_student.detach().exp()).abs()
+    likeliest, order = target.sort(dim=-1, descending=True)
+    # A token belongs to the head if less than half of the mass lies before it.
+    is_head = likeliest.cumsum(-1) - likeliest < HEAD_MASS
+    head = (gap.gather(-1, order) * is_head).sum(-1)
+    head_share = head / gap.sum(-1).clamp_min(LEAST_PROBABILITY)
+    forward, reverse = _forward_kl(target, log_student, skew), _reverse_kl(target, log_student, skew)
+    return head_share * forward + (1 - head_share) * reverse
+
+
 def _total_variation(target: Tensor, log_student: Tensor, skew: float) -> Tensor:
     return (target - log_student.exp()).abs().sum(-1) / 2
 
@@ -81,5 +98,6 @@ _DIVERGENCES: dict[DivergenceName, Callable[[Tensor, Tensor, float], Tensor]] = 
     "jensen_shannon": _jensen_shannon,
     "skewed_forward_kl": _skewed_forward_kl,
     "skewed_reverse_kl": _skewed_reverse_kl,
+    "adaptive_kl": _adaptive_kl,
     "total_variation": _total_variation,
 }

@@ -181,7 +181,7 @@ def _compare(
         )
     training, dtype = settings.training, settings.models.student.dtype
     need = estimate_memory(
-        teacher if settings.objective.distillation_weight else None,
+        teacher if settings.objective.uses_teacher else None,
         student,
         free=free_memory(device)[0],
         teacher_dtype=choose_dtype(settings.models.teacher.dtype, device, name="models.teacher.dtype"),

@@ -99,8 +99,8 @@ def _provenance(settings: Settings, report: CorpusReport | None, evaluation: Eva
     rows = [
         ("Teacher", _model_name(settings.models.teacher)),
         ("Student before training", _model_name(settings.models.student)),
-        ("Vocabulary alignment", alignment.strategy),
-        ("Divergence", f"{objective.divergence}, weight {objective.distillation_weight:g}"),
+        ("Vocabulary alignment", alignment.name),
+        ("Objective", objective.terms.description),
         ("Temperature", f"{objective.temperature:g}"),
         ("Seed", str(settings.seed)),
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from distillation.config import DIVERGENCES
 from distillation.evaluation.result import Evaluation, ModelResult, completeness
 from distillation.report import figures as draw
 from distillation.report.audit import audit_summary
@@ -51,13 +52,19 @@ SPEED_COLUMNS = (
 CURVES = (
     ("held_out/bits_per_byte", "Held-out bits per byte", "bits per byte", "lower is better"),
     ("cross_entropy", "Cross-entropy on the text", "nats a student token", "training windows"),
-    (
-        "divergence",
-        "Divergence from the teacher's target",
-        "nats a position",
-        "each variant with its own target",
-    ),
 )
+TERM_CURVES: dict[str, tuple[str, str, str]] = {
+    **{
+        name: (f"{name.replace('_', ' ')} from the target", "nats a position", "each variant's own target")
+        for name in DIVERGENCES
+    },
+    "likelihood": ("Likelihood matching", "scaled nats a token", "groups between shared boundaries"),
+    "uld": ("Universal logit distillation", "summed difference", "sorted probabilities"),
+    "gold": ("GOLD", "loss a token", "matched strings and sorted rest"),
+    "hidden": ("Hidden states", "mean squared difference", "pooled over groups, standardised"),
+    "attention": ("Attention maps", "nats a group", "pooled over groups"),
+}
+"""Of each term: title, unit, note; drawn where a variant has it."""
 
 
 def report_page(
@@ -171,7 +178,8 @@ def _figures(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 def _curves(histories: Mapping[str, History]) -> list[dict[str, Any]]:
     entries = []
-    for metric, title, unit, note in CURVES:
+    terms = ((name, *shown) for name, shown in TERM_CURVES.items())
+    for metric, title, unit, note in (*CURVES, *terms):
         figure = draw.training_figure(histories, metric, unit)
         if figure is not None:
             entries.append(figure_entry(figure, title, note))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import ProgressCallback, TrainerCallback
 
-from distillation.training.metrics import MetricsLog, read_metrics
+from distillation.training.metrics import MetricsLog
 from distillation.training.run import COMPLETE
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ class JobCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Go on counting tokens where the checkpoint stopped."""
-        lines = [line for line in read_metrics(self.log.path) if line["step"] <= state.global_step]
-        self.trainer.tokens_seen = lines[-1]["tokens"] if lines else 0
+        """Go on counting where the checkpoint stopped."""
+        if state.global_step:
+            self.trainer.load_counts(_checkpoint(args, state))
         self.last_time = time.perf_counter()
 
     def on_log(
@@ -72,16 +73,18 @@ class JobCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Mark the checkpoint as whole; a kill before this leaves one that the next run drops."""
+        self.trainer.save_counts(_checkpoint(args, state))
         if state.is_world_process_zero:
-            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            (_checkpoint(args, state) / COMPLETE).touch()
 
 
 class StepProgressCallback(ProgressCallback):
     """The Trainer's progress bar with the variant's name and the latest loss, and no printed dictionaries."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, terms: Sequence[str]) -> None:
         super().__init__()
         self.name = name
+        self.terms = terms
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Name the bar."""
@@ -92,9 +95,13 @@ class StepProgressCallback(ProgressCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Show the latest loss beside the bar."""
         if self.training_bar is not None and logs:
-            shown = {name: logs[name] for name in ("cross_entropy", "divergence") if name in logs}
+            shown = {name: logs[name] for name in self.terms if name in logs}
             if shown:
                 self.training_bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()})
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
 
 
 def peak_memory_mb(device: torch.device | str) -> float:

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from distillation.config import ModelSettings, ObjectiveSettings, Settings, TrainingSettings
+from distillation.config import (
+    DIVERGENCES,
+    TEXT_ALONE,
+    AlignmentSettings,
+    ModelSettings,
+    ObjectiveSettings,
+    Settings,
+    TermWeights,
+    TrainingSettings,
+)
 from distillation.errors import JobError, one_line
 from distillation.fingerprint import digest_of, digest_of_sources
 from distillation.models import model_digest
@@ -51,6 +60,7 @@ class Job(BaseModel):
     seed: int
     models: ModelSettings
     objective: ObjectiveSettings
+    alignment: AlignmentSettings
     training: TrainingSettings
     aligner_name: str | None
     teacher_digest: str | None
@@ -76,9 +86,17 @@ class JobResult(BaseModel):
 
 
 def variant_objective(settings: Settings, variant: Variant) -> ObjectiveSettings:
-    """Return the objective of a variant: the settings' own, or text alone for the control."""
+    """Return the objective of a variant: the settings' own, or that of a control.
+
+    Truncation is a way to make targets, so its control keeps cross-entropy and divergences alone.
+    """
+    if variant == "truncate":
+        active = settings.objective.terms.active
+        kept = {name: weight for name, weight in active.items() if name in ("cross_entropy", *DIVERGENCES)}
+        terms = TermWeights(**kept) if kept.keys() & set(DIVERGENCES) else ObjectiveSettings().terms
+        return settings.objective.model_copy(update={"terms": terms})
     # Everything else at its default: a changed divergence must not retrain the text-only control.
-    return ObjectiveSettings(distillation_weight=0.0) if variant == "text_only" else settings.objective
+    return ObjectiveSettings(terms=TEXT_ALONE) if variant == "text_only" else settings.objective
 
 
 def prepare_job(
@@ -97,7 +115,7 @@ def prepare_job(
     from distillation.corpus import save_corpus
 
     objective = variant_objective(settings, variant)
-    if objective.distillation_weight == 0:
+    if not objective.uses_teacher:
         aligner = None
     elif aligner is None:
         raise ValueError(f"variant {variant} learns from the teacher and needs an aligner")
@@ -106,6 +124,7 @@ def prepare_job(
         seed=settings.seed,
         models=settings.models,
         objective=objective,
+        alignment=settings.alignment if aligner is not None else AlignmentSettings(),
         training=settings.training,
         aligner_name=aligner.name if aligner is not None else None,
         # Text alone needs the teacher's tokenizer too: all variants train on the same windows.

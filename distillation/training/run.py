@@ -70,6 +70,7 @@ class _Run:
         from distillation.corpus import read_corpus
         from distillation.models import load_model, load_tokenizer
         from distillation.probing.device import choose_device
+        from distillation.training.objective import load_objective
         from distillation.training.windows import make_windows
 
         self.directory, self.job = directory, job
@@ -79,7 +80,7 @@ class _Run:
         self.teacher_tokenizer = load_tokenizer(job.models.teacher, "teacher")
         corpus = read_corpus(directory / "corpus")
         encoder = PairEncoder(self.teacher_tokenizer, self.student_tokenizer)
-        self.windows: Windows = make_windows(encoder, corpus.train["text"], job.training.max_length)
+        self.windows: Windows = make_windows(encoder, corpus.train, job.training.max_length)
         if not len(self.windows):
             raise CorpusError(
                 f"corpus of {directory}: no training window can be made ({dict(encoder.refusals)}); "
@@ -90,7 +91,9 @@ class _Run:
         self.student: PreTrainedModel = load_model(
             job.models.student, "student", device=self.device, dtype="float32"
         )
-        self.objective: DistillationObjective = self._load_objective()
+        self.objective: DistillationObjective = load_objective(
+            directory, job, self.student, (self.teacher_tokenizer, self.student_tokenizer), self.device
+        )
         self.collator = self._collator()
 
     def train(self, on_estimate: Callable[[str], None]) -> JobResult:
@@ -118,24 +121,6 @@ class _Run:
         trainer.accelerator.wait_for_everyone()
         return JobResult(job_dir=self.directory, student_dir=self.directory / "student", metrics=metrics)
 
-    def _load_objective(self) -> DistillationObjective:
-        from distillation.alignment import load_aligner
-        from distillation.models import load_model
-        from distillation.objectives.distillation import DistillationObjective
-        from distillation.probing.device import choose_dtype
-        from distillation.teacher.live import LiveTeacher
-
-        settings = self.job.objective
-        if settings.distillation_weight == 0:
-            return DistillationObjective(settings)
-        aligner = load_aligner(self.directory / "aligner").to(self.device)
-        dtype = choose_dtype(self.job.models.teacher.dtype, self.device)
-        attention = self.job.models.teacher.attention
-        teacher = load_model(
-            self.job.models.teacher, "teacher", device=self.device, dtype=dtype, attention=attention
-        )
-        return DistillationObjective(settings, aligner, LiveTeacher(teacher))
-
     def _collator(self) -> WindowCollator:
         from distillation.training.windows import WindowCollator
 
@@ -157,6 +142,8 @@ class _Run:
             eval_dataset=self.windows,  # only asked to be there: `evaluate` measures held-out texts
             data_collator=self.collator,
             processing_class=self.student_tokenizer,
+            objective=self.objective,
+            companion_learning_rate=self.job.alignment.learning_rate,
             held_out=self.validation,
             evaluation={
                 "max_length": length,
@@ -168,7 +155,7 @@ class _Run:
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
         trainer.add_callback(JobCallback(self.directory, trainer))
-        trainer.add_callback(StepProgressCallback(self.job.variant))
+        trainer.add_callback(StepProgressCallback(self.job.variant, ("cross_entropy", *self.job.objective.terms.active)))
         return trainer
 
     def _arguments(self) -> TrainingArguments:

@@ -7,8 +7,10 @@ given a batch of windows it returns the objective's loss, and any other call goe
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,47 +19,74 @@ from transformers import Trainer
 
 from distillation.evaluation.bits_per_byte import bits_per_byte
 from distillation.evaluation.logits import LogitsReader
-from distillation.objectives.distillation import STATISTICS, DistillationObjective, StudentOutput
+from distillation.objectives.batch import StudentOutput
+from distillation.objectives.distillation import DistillationObjective
+from distillation.training.gradient_shares import COMPANIONS, gradient_shares
 from distillation.training.windows import LengthBatchedSampler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from distillation.alignment.base import Aligner
 
 BEST_METRIC = "held_out/bits_per_byte"
 
 
 @contextmanager
 def distilling(student: PreTrainedModel, objective: DistillationObjective) -> Iterator[None]:
-    """Let `student(**batch)` return (loss, statistics) of `objective` for batches of windows."""
+    """Let `student(**batch)` return (loss, statistics) of `objective` for batches of windows.
+
+    What the objective trains beside the student is a submodule of it meanwhile, so that the optimiser,
+    checkpoints and several processes know it, and is gone afterwards.
+    """
     original = student.forward
     split = LogitsReader(student).is_split
 
     def forward(*args: Any, shift_labels: Tensor | None = None, **kwargs: Any) -> Any:
         if shift_labels is None:
             return original(*args, **kwargs)
-        num_items = kwargs.pop("num_items_in_batch", None)
-        inputs = {"input_ids": kwargs["input_ids"], "attention_mask": kwargs["attention_mask"]}
-        head = student.get_output_embeddings()
-        if split:
-            hidden = student.base_model(**inputs, use_cache=False).last_hidden_state
-            output = StudentOutput(hidden, head.weight, getattr(head, "bias", None), head.weight.shape[0])
-        else:
-            logits = original(**inputs, use_cache=False).logits
-            output = StudentOutput(logits, None, None, logits.shape[-1])
-        loss, statistics = objective(output, {**kwargs, "shift_labels": shift_labels}, num_items)
+        num_items, only = kwargs.pop("num_items_in_batch", None), kwargs.pop("only", None)
+        output = _student_output(student, objective, split, original, kwargs)
+        loss, statistics = objective(output, {**kwargs, "shift_labels": shift_labels}, num_items, only)
         return {"loss": loss, "statistics": statistics}
 
+    if len(objective.modules):
+        setattr(student, COMPANIONS, objective.modules.to(student.device))
     student.forward = forward  # type: ignore[method-assign]
     try:
         yield
     finally:
         del student.forward  # the instance's attribute; the class's method is back
+        if len(objective.modules):
+            delattr(student, COMPANIONS)
+
+
+def _student_output(
+    student: PreTrainedModel, objective: DistillationObjective, split: bool, original: Any, batch: dict[str, Any]
+) -> StudentOutput:
+    """Run the student's body on a batch; its own whole forward pass where that alone gives its logits."""
+    outputs = (student.base_model if split else original)(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        use_cache=False,
+        output_hidden_states=objective.needs_hidden_states,
+        output_attentions=objective.needs_attentions,
+    )
+    inner = (tuple(outputs.hidden_states or ()), tuple(outputs.attentions or ()))
+    embedding = student.get_input_embeddings().weight
+    if not split:
+        return StudentOutput(outputs.logits, None, None, outputs.logits.shape[-1], *inner, embedding)
+    head = student.get_output_embeddings()
+    weight, bias = head.weight, getattr(head, "bias", None)
+    return StudentOutput(outputs.last_hidden_state, weight, bias, weight.shape[0], *inner, embedding)
 
 
 class DistillationTrainer(Trainer):
     """Adds the objective's terms to the log and evaluates by held-out bits per byte.
 
     Args:
+        objective: of the student's patched forward pass.
+        companion_learning_rate: peak learning rate of what is trained beside the student.
         held_out: texts on which the best checkpoint is chosen.
         evaluation: `max_length`, `stride`, `batch_size` of the bits-per-byte measure.
         lengths: student tokens of each training window, to batch windows of like length.
@@ -68,17 +97,22 @@ class DistillationTrainer(Trainer):
     def __init__(
         self,
         *args: Any,
+        objective: DistillationObjective,
+        companion_learning_rate: float,
         held_out: Sequence[str],
         evaluation: dict[str, Any],
         lengths: list[int],
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.objective = objective
+        self.companion_learning_rate = companion_learning_rate
         self.held_out = list(held_out)
         self.evaluation = evaluation
         self.lengths = lengths
         self.tokens_seen = 0
-        self.sums = torch.zeros(len(STATISTICS))
+        self.measured_at = -1
+        self.sums = torch.zeros(len(objective.statistic_names))
 
     def compute_loss(
         self,
@@ -88,6 +122,8 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """See `Trainer.compute_loss`; the objective's statistics are kept for the next log line."""
+        self.objective.progress = self.state.global_step / max(self.state.max_steps, 1)
+        self._measure_gradient_shares(inputs)
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         self.sums = self.sums + outputs["statistics"].float().cpu()
         loss = outputs["loss"]
@@ -100,17 +136,60 @@ class DistillationTrainer(Trainer):
         """Add the terms of the loss, as means since the last line."""
         if "loss" in logs:
             sums = self.accelerator.reduce(self.sums.to(self.args.device), reduction="sum").cpu()
-            values = dict(zip(STATISTICS, sums.tolist(), strict=True))
+            values = dict(zip(self.objective.statistic_names, sums.tolist(), strict=True))
             self.sums = torch.zeros_like(self.sums)
             self.tokens_seen += int(values["num_tokens"])
-            tokens, targets = max(values["num_tokens"], 1), values["num_targets"]
-            logs["cross_entropy"] = values["cross_entropy"] / tokens
             logs["num_tokens"] = values["num_tokens"]
-            if targets:
-                logs["divergence"] = values["divergence"] / targets
+            for name, count in values.items():
+                if name.startswith("count.") and count:
+                    term = name.removeprefix("count.")
+                    logs[term] = values[f"sum.{term}"] / count
+            if targets := values["num_targets"]:
                 logs["residual_mass"] = values["residual"] / targets
-                logs["target_share"] = targets / tokens
+                logs["target_share"] = targets / max(values["num_tokens"], 1)
+            if any(stage.companion for stage in self.stages) and targets:
+                logs["companion"] = values["companion"] / targets
         super().log(logs, *args, **kwargs)
+
+    def save_counts(self, checkpoint: Path) -> None:
+        """Keep what has been counted since the last log line beside a checkpoint, one file a process."""
+        content = {"tokens_seen": self.tokens_seen, "sums": self.sums.tolist()}
+        (checkpoint / f"counts-{self.args.process_index}.json").write_text(json.dumps(content))
+
+    def load_counts(self, checkpoint: Path) -> None:
+        """Go on counting where `save_counts` left off."""
+        path = checkpoint / f"counts-{self.args.process_index}.json"
+        if path.exists():
+            content = json.loads(path.read_text())
+            self.tokens_seen, self.sums = content["tokens_seen"], torch.tensor(content["sums"])
+
+    @property
+    def stages(self) -> tuple[Aligner, ...]:
+        """The aligners of the objective."""
+        return () if self.objective.aligner is None else self.objective.aligner.stages
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Give what is trained beside the student a learning rate of its own."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        theirs = set(self.objective.modules.parameters())
+        for group in list(optimizer.param_groups):
+            moved = [parameter for parameter in group["params"] if parameter in theirs]
+            if moved:
+                group["params"] = [parameter for parameter in group["params"] if parameter not in theirs]
+                options = {name: value for name, value in group.items() if name != "params"}
+                optimizer.add_param_group(options | {"params": moved, "lr": self.companion_learning_rate})
+        return optimizer
+
+    def _measure_gradient_shares(self, inputs: dict[str, Tensor]) -> None:
+        """At a few steps along training, log which share of the gradient each term has."""
+        times, step = self.objective.settings.gradient_shares, self.state.global_step
+        interval = max(1, self.state.max_steps // times) if times else 0
+        if not interval or step % interval or step == self.measured_at or len(self.objective.settings.terms.active) < 2:
+            return
+        self.measured_at = step
+        with self.compute_loss_context_manager():
+            shares = gradient_shares(self.model, inputs, tuple(self.objective.settings.terms.active))
+        self.log({f"gradient_share/{name}": share for name, share in shares.items()})
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Measure held-out bits per byte and report it under the name that chooses the best checkpoint."""

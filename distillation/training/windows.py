@@ -12,6 +12,8 @@ no common cut exists within a window's length is counted.
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,14 +23,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from distillation.alignment.chat import ChatEncoder
 from distillation.alignment.cutting import cut_pair
 from distillation.alignment.pairs import EncodedPair, PairEncoder
-from distillation.alignment.spans import Alignment
-from distillation.objectives.distillation import IGNORED
+from distillation.alignment.spans import group_ids
+from distillation.models import start_token_id
+from distillation.objectives.batch import IGNORED
+from distillation.objectives.distillation import stage_suffix
 
 if TYPE_CHECKING:
+    from datasets import Dataset as Documents
+
     from distillation.alignment.base import Aligner
 
+logger = logging.getLogger(__name__)
 ENCODING_BATCH = 256
 """Documents that are tokenised at a time."""
 
@@ -39,10 +47,12 @@ class WindowCounts:
 
     num_documents: int
     num_refused: int
-    """Documents whose bytes the two tokenizers do not agree on."""
+    """Documents whose bytes the two tokenizers do not agree on, conversations that a template changes."""
     num_windows: int
     num_student_tokens: int
     num_student_tokens_left_out: int
+    num_windows_without_answer: int = 0
+    """Windows of conversations that were dropped: nothing in them is trained on."""
 
 
 class Windows(Dataset):
@@ -64,23 +74,54 @@ class Windows(Dataset):
         return [len(pair.student.ids) for pair in self.pairs]
 
 
-def make_windows(encoder: PairEncoder, texts: Sequence[str], max_length: int) -> Windows:
-    """Tokenise `texts` with both tokenizers and cut them into windows of at most `max_length` tokens a side.
+def make_windows(encoder: PairEncoder, documents: Sequence[str] | Documents, max_length: int) -> Windows:
+    """Tokenise `documents` with both tokenizers and cut them into windows of at most `max_length` tokens.
 
-    The start token counts: a window holds `max_length` - 1 tokens of text.
+    The start token counts: a window holds `max_length` - 1 tokens of text. A conversation that fits is one
+    window; windows of longer ones in which nothing is trained on are dropped.
+
+    Args:
+        encoder: encodes with both tokenizers; why documents were refused is counted in its `refusals`.
+        documents: texts, or a part of a corpus, which may hold conversations.
+        max_length: tokens of a window with its start token.
+
+    Raises:
+        AlignmentError: there are conversations, and a tokenizer has no chat template.
     """
     pairs: list[EncodedPair] = []
-    num_refused = num_tokens = num_kept = 0
-    for begin in range(0, len(texts), ENCODING_BATCH):
-        for pair in encoder.encode(list(texts[begin : begin + ENCODING_BATCH])):
-            if pair is None:
-                num_refused += 1
-                continue
-            windows = list(cut_pair(pair, max_length - 1))
-            num_tokens += len(pair.student.ids)
-            num_kept += sum(len(window.student.ids) for window in windows)
-            pairs += windows
-    return Windows(pairs, WindowCounts(len(texts), num_refused, len(pairs), num_kept, num_tokens - num_kept))
+    num_refused = num_tokens = num_kept = num_dropped = 0
+    for pair in _encoded(encoder, documents):
+        if pair is None:
+            num_refused += 1
+            continue
+        windows = list(cut_pair(pair, max_length - 1))
+        num_cut = len(windows)
+        windows = [one for one in windows if one.trained is None or one.trained.any()]
+        num_tokens += len(pair.student.ids)
+        num_kept += sum(len(window.student.ids) for window in windows)
+        num_dropped += num_cut - len(windows)
+        pairs += windows
+    left_out = num_tokens - num_kept
+    counts = WindowCounts(len(documents), num_refused, len(pairs), num_kept, left_out, num_dropped)
+    return Windows(pairs, counts)
+
+
+def _encoded(encoder: PairEncoder, documents: Sequence[str] | Documents) -> Iterator[EncodedPair | None]:
+    """Yield the pair of each document, None for one that was refused."""
+    columns = getattr(documents, "column_names", None)
+    if columns is None or "messages" not in columns:
+        texts = documents if columns is None else documents["text"]  # type: ignore[call-overload]
+        for begin in range(0, len(texts), ENCODING_BATCH):
+            yield from encoder.encode(list(texts[begin : begin + ENCODING_BATCH]))
+        return
+    starts = [start_token_id(tokenizer) for tokenizer in encoder.tokenizers]
+    chat = ChatEncoder(encoder, *starts)
+    rows = documents["messages"]  # type: ignore[call-overload]
+    for begin in range(0, len(rows), ENCODING_BATCH):
+        yield from chat.encode([json.loads(row) for row in rows[begin : begin + ENCODING_BATCH]])
+    if encoder.refusals:
+        causes = ", ".join(f"{cause}: {count}" for cause, count in encoder.refusals.most_common(5))
+        logger.warning("%d of %d conversations refused (%s)", encoder.refusals.total(), len(rows), causes)
 
 
 class WindowCollator:
@@ -98,22 +139,30 @@ class WindowCollator:
         self.aligner = aligner
 
     def __call__(self, pairs: Sequence[EncodedPair]) -> dict[str, Tensor]:
-        """Return `input_ids`, `attention_mask`, `shift_labels` (B, T), and with an aligner the teacher's
-        `teacher_input_ids`, `teacher_attention_mask`, `teacher_labels` (B, S) and `teacher_position`,
-        `num_emitted`, `num_tail` (B, T).
+        """Return `input_ids`, `attention_mask`, `shift_labels` (B, T), and with an aligner:
+
+        - `teacher_input_ids`, `teacher_attention_mask`, `teacher_labels` (B, S);
+        - `group` (B, T) and `teacher_group` (B, S): stretches between shared boundaries, -1 outside of any;
+        - `teacher_position`, `num_emitted`, `num_tail` (B, T), once more with `_1`, ... for each further
+          stage of a schedule.
         """
         ids, mask, labels = _inputs_and_labels([pair.student.ids for pair in pairs], self.student_start)
+        for row, pair in zip(labels, pairs, strict=True):
+            if pair.trained is not None:
+                row[: len(pair.trained)][~torch.from_numpy(pair.trained)] = IGNORED
         batch = {"input_ids": ids, "attention_mask": mask, "shift_labels": labels}
         if self.aligner is None:
             return batch
         ids, mask, labels = _inputs_and_labels([pair.teacher.ids for pair in pairs], self.teacher_start)
         batch |= {"teacher_input_ids": ids, "teacher_attention_mask": mask, "teacher_labels": labels}
-        alignment: Alignment = self.aligner.align(pairs)
-        return batch | {
-            "teacher_position": torch.from_numpy(alignment.teacher_position_BT.astype(np.int64)),
-            "num_emitted": torch.from_numpy(alignment.num_emitted_BT.astype(np.int64)),
-            "num_tail": torch.from_numpy(alignment.num_tail_BT.astype(np.int64)),
-        }
+        for name, group in zip(("group", "teacher_group"), group_ids(pairs), strict=True):
+            batch[name] = torch.from_numpy(group.astype(np.int64))
+        for index, stage in enumerate(self.aligner.stages):
+            alignment, suffix = stage.align(pairs), stage_suffix(index)
+            for name in ("teacher_position", "num_emitted", "num_tail"):
+                values_BT = getattr(alignment, f"{name}_BT").astype(np.int64)
+                batch[name + suffix] = torch.from_numpy(values_BT)
+        return batch
 
 
 def _inputs_and_labels(ids: Sequence[np.ndarray], start: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,9 +12,9 @@ import torch
 
 from distillation.alignment import PairEncoder, build_aligner
 from distillation.alignment.base import Rows
-from distillation.config import ModelReference, ObjectiveSettings
+from distillation.config import TEXT_ALONE, ModelReference, ObjectiveSettings, TermWeights
 from distillation.models import load_model, load_tokenizer
-from distillation.objectives.distillation import STATISTICS, DistillationObjective
+from distillation.objectives.distillation import DistillationObjective
 from distillation.teacher.live import LiveTeacher
 from distillation.training.trainer import distilling
 from distillation.training.windows import WindowCollator
@@ -59,6 +59,10 @@ def make_batch(models, strategy: str, same: bool):
     return student, aligner, WindowCollator(0, 0, aligner)(pairs)
 
 
+def weighted(weight: float, name: str = "forward_kl") -> TermWeights:
+    return TermWeights(cross_entropy=1 - weight, **{name: weight})
+
+
 def run(models, student, aligner, batch, **settings):
     objective = DistillationObjective(ObjectiveSettings(**settings), aligner, LiveTeacher(models["teacher"]))
     student.zero_grad()
@@ -66,7 +70,9 @@ def run(models, student, aligner, batch, **settings):
         outputs = student(**batch)
         outputs["loss"].backward()
     grads = {name: parameter.grad.clone() for name, parameter in student.named_parameters()}
-    return outputs["loss"].item(), grads, dict(zip(STATISTICS, outputs["statistics"].tolist(), strict=True))
+    return outputs["loss"].item(), grads, dict(
+        zip(objective.statistic_names, outputs["statistics"].tolist(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -76,7 +82,7 @@ def test_equal_tokenizers_are_plain_distillation(models, strategy: str, temperat
     student, aligner, batch = make_batch(models, strategy, same=True)
     weight = 0.7
     loss, grads, _ = run(
-        models, student, aligner, batch, distillation_weight=weight, temperature=temperature, chunk_size=5
+        models, student, aligner, batch, terms=weighted(weight), temperature=temperature, chunk_size=5
     )
 
     student.zero_grad()
@@ -138,7 +144,7 @@ def reference_loss(models, student, aligner, batch, settings: ObjectiveSettings)
                 student_logits = student_logits.masked_fill(~aligner.student_support_V, -1e30)
             target = targets.probabilities_NV[0]
             kl = (target * (target.clamp_min(1e-30).log() - student_logits.log_softmax(-1))).sum()
-            weight = settings.distillation_weight
+            weight = settings.terms.forward_kl
             total = total + (1 - weight) * cross_entropy + weight * settings.temperature**2 * kl
     return total / count
 
@@ -146,8 +152,8 @@ def reference_loss(models, student, aligner, batch, settings: ObjectiveSettings)
 @pytest.mark.parametrize("strategy", ["prefix", "shared", "truncate"])
 def test_equals_the_slow_reference(models, strategy: str) -> None:
     student, aligner, batch = make_batch(models, strategy, same=False)
-    settings = ObjectiveSettings(distillation_weight=0.6, temperature=1.5, chunk_size=7)
-    loss, grads, statistics = run(models, student, aligner, batch, **settings.model_dump())
+    settings = ObjectiveSettings(terms=weighted(0.6), temperature=1.5, chunk_size=7)
+    loss, grads, statistics = run(models, student, aligner, batch, terms=settings.terms, temperature=1.5, chunk_size=7)
     assert statistics["num_targets"] > 0
     student.zero_grad()
     expected = reference_loss(models, student, aligner, batch, settings)
@@ -167,39 +173,39 @@ def test_tails_occur_in_these_texts(models) -> None:
 def test_an_off_by_one_is_seen(models) -> None:
     """The commonest fault of such trainers, planted: rows shifted by one give another loss."""
     student, aligner, batch = make_batch(models, "shared", same=True)
-    loss, _, _ = run(models, student, aligner, batch, distillation_weight=1.0)
+    loss, _, _ = run(models, student, aligner, batch, terms=weighted(1.0))
     shifted = dict(batch)
     position = batch["teacher_position"]
     shifted["teacher_position"] = torch.where(position > 0, position - 1, position)
-    wrong, _, _ = run(models, student, aligner, shifted, distillation_weight=1.0)
+    wrong, _, _ = run(models, student, aligner, shifted, terms=weighted(1.0))
     assert abs(loss - wrong) > 1e-3
 
 
 def test_padding_and_batching_change_nothing(models) -> None:
     student, aligner, batch = make_batch(models, "prefix", same=False)
-    _, _, together = run(models, student, aligner, batch, distillation_weight=0.5)
+    _, _, together = run(models, student, aligner, batch, terms=weighted(0.5))
     pairs = PairEncoder(models["teacher_tokenizer"], models["student_tokenizer"]).encode(TEXTS)
     alone: dict[str, float] = defaultdict(float)
     for pair in pairs:
         single = WindowCollator(0, 0, aligner)([pair])
-        _, _, statistics = run(models, student, aligner, single, distillation_weight=0.5)
+        _, _, statistics = run(models, student, aligner, single, terms=weighted(0.5))
         for name, value in statistics.items():
             alone[name] += value
-    for name in STATISTICS:
+    for name in together:
         assert together[name] == pytest.approx(alone[name], rel=1e-4, abs=1e-4)
 
 
 def test_gradient_accumulation_divides_by_all_tokens(models) -> None:
     student, aligner, batch = make_batch(models, "prefix", same=False)
-    loss, _, statistics = run(models, student, aligner, batch, distillation_weight=0.5)
+    loss, _, statistics = run(models, student, aligner, batch, terms=weighted(0.5))
     halved = dict(batch) | {"num_items_in_batch": torch.tensor(2 * statistics["num_tokens"])}
-    half, _, _ = run(models, student, aligner, halved, distillation_weight=0.5)
+    half, _, _ = run(models, student, aligner, halved, terms=weighted(0.5))
     assert half == pytest.approx(loss / 2, rel=1e-5)
 
 
 def test_text_alone_is_language_modelling(models) -> None:
     student, _, batch = make_batch(models, "prefix", same=False)
-    objective = DistillationObjective(ObjectiveSettings(distillation_weight=0.0))
+    objective = DistillationObjective(ObjectiveSettings(terms=TEXT_ALONE))
     with distilling(student, objective):
         loss = student(**batch)["loss"].item()
     labels = torch.from_numpy(np.array(batch["shift_labels"]))
@@ -211,5 +217,5 @@ def test_text_alone_is_language_modelling(models) -> None:
 def test_the_students_own_forward_is_back_afterwards(models) -> None:
     student, aligner, batch = make_batch(models, "prefix", same=False)
     before = student.forward
-    run(models, student, aligner, batch, distillation_weight=0.5)
+    run(models, student, aligner, batch, terms=weighted(0.5))
     assert student.forward == before

@@ -1,0 +1,120 @@
+"""The aligner's targets of a batch, a chunk of student positions at a time.
+
+Legend, at the end of names: B windows, T student positions, M teacher rows of all windows, N used positions,
+n positions of a chunk, m of them with a target, R covered teacher rows, U teacher vocabulary, V student
+vocabulary, K width of a companion's output layer.
+
+An aligner that learns has a *companion*: modules that are trained beside the student, with an output layer of
+their own. The target is detached from both: no gradient of the divergence reaches the companion, and none of
+the companion's own loss reaches the student, so that it cannot collapse onto it.
+"""
+
+# ruff: noqa: N815 - the shape suffixes stand in field names too.
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from distillation.alignment.base import Aligner, Rows, Targets
+
+if TYPE_CHECKING:
+    from distillation.objectives.batch import BatchView
+    from distillation.objectives.companions import Companion
+
+
+@dataclass(frozen=True)
+class ChunkTargets:
+    """Targets of a chunk of positions."""
+
+    index_m: Tensor
+    """Positions of the chunk that have a target."""
+    target_mV: Tensor
+    """float32; each row sums to 1."""
+    residual_m: Tensor
+    """Share of the teacher's mass that no student token could carry."""
+    companion_loss: Tensor
+    """What the companion minimises, summed over the positions; 0 without one."""
+
+
+class TargetSource:
+    """The targets of one batch under one aligner.
+
+    Args:
+        view: the batch.
+        aligner: of the current stage.
+        temperature: of both distributions.
+        suffix: of the names under which the collator put this stage's alignment.
+        companion: of an aligner that learns.
+    """
+
+    def __init__(
+        self,
+        view: BatchView,
+        aligner: Aligner,
+        temperature: float,
+        suffix: str = "",
+        companion: Companion | None = None,
+    ) -> None:
+        self.view, self.aligner, self.temperature, self.companion = view, aligner, temperature, companion
+        batch, used_BT = view.batch, view.used_BT
+        self.row_N = view.teacher_rows(batch[f"teacher_position{suffix}"])
+        num_tail_N = batch[f"num_tail{suffix}"][used_BT]
+        tail_log_prob_N = torch.zeros(len(self.row_N), device=self.row_N.device)
+        if aligner.reads_log_probs:
+            tail_log_prob_N = self._tails(num_tail_N)
+        self.rows = Rows(
+            teacher_token_N=view.teacher_labels_M[self.row_N.clamp_min(0)].clamp_min(0),
+            student_token_N=view.labels_N,
+            num_emitted_N=batch[f"num_emitted{suffix}"][used_BT],
+            num_tail_N=num_tail_N,
+            tail_log_prob_N=tail_log_prob_N,
+        )
+        self.companion_layer = None if companion is None else companion.layer(view, self.row_N)
+
+    def of_chunk(self, chunk: slice, companion_logits_nV: Tensor | None = None) -> ChunkTargets:
+        """Return the targets of the positions `chunk`; the companion's logits of all of them, if any."""
+        index_m = (self.row_N[chunk] >= 0).nonzero().squeeze(1)
+        chosen = index_m + chunk.start
+        student_token_m = self.rows.student_token_N[chosen]
+        base = self._from_log_probs(chosen) if self.aligner.reads_log_probs else None
+        companion_loss = torch.zeros((), device=index_m.device)
+        if self.companion is None:
+            assert base is not None
+            targets = base
+        else:
+            assert companion_logits_nV is not None
+            targets, companion_loss = self.companion.targets(
+                companion_logits_nV[index_m], base, student_token_m
+            )
+        if bool(targets.usable_N.all()):
+            return ChunkTargets(index_m, targets.probabilities_NV, targets.residual_N, companion_loss)
+        usable = targets.usable_N
+        return ChunkTargets(
+            index_m[usable], targets.probabilities_NV[usable], targets.residual_N[usable], companion_loss
+        )
+
+    @torch.no_grad()
+    def _from_log_probs(self, chosen_m: Tensor) -> Targets:
+        states_mD = self.view.teacher_states_MD[self.row_N[chosen_m]]
+        log_probs_mU = self.view.teacher.log_probs(states_mD, self.temperature)
+        rows = Rows(**{name: value[chosen_m] for name, value in vars(self.rows).items()})
+        return self.aligner.targets(log_probs_mU, rows)
+
+    def _tails(self, num_tail_N: Tensor) -> Tensor:
+        """Return the summed log-probability of the teacher tokens that each student token runs on into."""
+        view, row_N = self.view, self.row_N
+        tail_N = torch.zeros(len(row_N), dtype=torch.float32, device=row_N.device)
+        num_tail_N = torch.where(row_N >= 0, num_tail_N, 0)
+        owner_R = torch.repeat_interleave(torch.arange(len(row_N), device=row_N.device), num_tail_N)
+        if len(owner_R) == 0:
+            return tail_N
+        first_R = (num_tail_N.cumsum(0) - num_tail_N)[owner_R]
+        step_R = torch.arange(len(owner_R), device=row_N.device) - first_R + 1
+        row_R = row_N[owner_R] + step_R
+        log_prob_R = view.teacher.token_log_probs(
+            view.teacher_states_MD[row_R], view.teacher_labels_M[row_R], self.temperature
+        )
+        return tail_N.index_add_(0, owner_R, log_prob_R)

@@ -1,0 +1,124 @@
+"""The objective of a job, put together from its directory and both models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillation.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from distillation.alignment.base import Aligner
+    from distillation.objectives.distillation import DistillationObjective
+    from distillation.training.job import Job
+
+
+def load_objective(
+    directory: Path, job: Job, student: PreTrainedModel, tokenizers: tuple[Any, Any], device: str
+) -> DistillationObjective:
+    """Return the objective of `job`; the teacher is only loaded if a term needs it.
+
+    Args:
+        directory: of the job, for its aligner.
+        job: settings and digests.
+        student: on `device`.
+        tokenizers: of teacher and student.
+        device: where the teacher goes.
+
+    Raises:
+        ModelError: the teacher cannot be loaded, or a model cannot give what a term needs.
+    """
+    from distillation.alignment import load_aligner
+    from distillation.models import load_model
+    from distillation.objectives.distillation import DistillationObjective
+    from distillation.probing.device import choose_dtype
+    from distillation.teacher.live import LiveTeacher
+
+    settings = job.objective
+    if not settings.uses_teacher:
+        return DistillationObjective(settings)
+    reference = job.models.teacher
+    needs_maps = settings.terms.attention > 0
+    model = load_model(
+        reference,
+        "teacher",
+        device=device,
+        dtype=choose_dtype(reference.dtype, device),
+        attention="eager" if needs_maps else reference.attention,
+    )
+    if needs_maps:
+        student.set_attn_implementation("eager")
+        for role, one in (("teacher", model), ("student", student)):
+            _check_maps(one, role)
+    teacher = LiveTeacher(model)
+    aligner = load_aligner(directory / "aligner").to(device)
+    rows = (teacher.num_rows, aligner.num_student_rows)
+    return DistillationObjective(
+        settings,
+        aligner,
+        teacher,
+        modules=_modules(job, aligner, model, student),
+        tables={name: table.to(device) for name, table in _tables(job, tokenizers, rows).items()},
+    )
+
+
+def _check_maps(model: PreTrainedModel, role: str) -> None:
+    """Refuse a model that silently returns no attention maps, as some implementations do."""
+    import torch
+
+    with torch.no_grad():
+        ids = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
+        maps = model(input_ids=ids, use_cache=False, output_attentions=True).attentions or ()
+    expected = model.config.get_text_config().num_hidden_layers
+    if len(maps) != expected or any(one is None for one in maps):
+        raise ModelError(
+            f"models.{role}: gives {len(maps)} attention maps for {expected} layers, and "
+            "objective.terms.attention needs them all; set that weight to 0"
+        )
+
+
+def _modules(job: Job, aligner: Aligner, teacher: PreTrainedModel, student: PreTrainedModel) -> Any:
+    """Return what is trained beside the student: companions of aligners, projections of hidden states."""
+    from torch import nn
+
+    from distillation.evaluation.logits import LogitsReader
+    from distillation.objectives.companions import build_companion
+    from distillation.objectives.layers import build_projections
+
+    modules = nn.ModuleDict()
+    for index, stage in enumerate(aligner.stages):
+        if stage.companion is None:
+            continue
+        if not LogitsReader(student).is_split or not LogitsReader(teacher).is_split:
+            raise ModelError(
+                f"alignment.strategy = {stage.name!r}: needs models whose logits are a linear layer over their "
+                "last states; use prefix"
+            )
+        modules[f"companion{index}"] = build_companion(
+            stage.companion,
+            teacher,
+            student,
+            num_student_rows=aligner.num_student_rows,
+            rank=job.alignment.rank,
+        )
+    if job.objective.terms.hidden > 0:
+        modules["hidden"] = build_projections(teacher, student, job.objective.layers.num_layers)
+    return modules
+
+
+def _tables(job: Job, tokenizers: tuple[Any, Any], rows: tuple[int, int]) -> dict[str, Tensor]:
+    """Return the tensors of terms that need the tokenizers."""
+    from distillation.alignment import tokens_as_bytes
+    from distillation.objectives.gold import matched_tokens
+    from distillation.objectives.likelihood import boundary_tokens
+
+    tables = {}
+    if job.objective.terms.gold > 0:
+        tables["matched"] = matched_tokens(*tokenizers)
+    if job.objective.terms.likelihood > 0:
+        for name, tokenizer, num_rows in zip(("boundary_U", "boundary_V"), tokenizers, rows, strict=True):
+            tables[name] = boundary_tokens(tokens_as_bytes(tokenizer), num_rows)
+    return tables

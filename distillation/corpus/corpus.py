@@ -79,7 +79,8 @@ class Corpus:
     """Documents to train on, documents to measure on, and where they come from."""
 
     train: datasets.Dataset
-    """Columns text, document_id (SHA-256 of the text in hexadecimal), origin."""
+    """Columns text, document_id (SHA-256 of the text in hexadecimal), origin; of conversations also messages,
+    a JSON list, whose hash document_id then is."""
     held_out: datasets.Dataset
     """The same columns."""
     report: CorpusReport
@@ -111,15 +112,15 @@ def dataset_of(documents: Sequence[Document]) -> datasets.Dataset:
     """Return the documents as a data set in memory."""
     import datasets
 
-    text = datasets.Value("string")
-    return datasets.Dataset.from_dict(
-        {
-            "text": [document.text for document in documents],
-            "document_id": [document.document_id for document in documents],
-            "origin": [document.origin for document in documents],
-        },
-        features=datasets.Features({"text": text, "document_id": text, "origin": text}),
-    )
+    columns = {
+        "text": [document.text for document in documents],
+        "document_id": [document.document_id for document in documents],
+        "origin": [document.origin for document in documents],
+    }
+    if any(document.messages is not None for document in documents):
+        columns["messages"] = [document.messages or "[]" for document in documents]
+    features = datasets.Features({name: datasets.Value("string") for name in columns})
+    return datasets.Dataset.from_dict(columns, features=features)
 
 
 def save_corpus(corpus: Corpus, directory: Path) -> None:

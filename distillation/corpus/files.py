@@ -14,21 +14,23 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from distillation.config import FileSource
+from distillation.config import FileSource, HubSource
 from distillation.corpus.articles import cut_plain_text, join_article_lines
-from distillation.corpus.documents import Document
+from distillation.corpus.documents import Document, check_messages, conversation_of
 from distillation.errors import CorpusError, one_line
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 _CHUNK_BYTES = 1 << 20
 _ROWS_A_BATCH = 1024
+Row = tuple[Any, str]
+"""The value of the column that is read, and where it stands, for messages."""
 
 
 def iterate_files(source: FileSource, refuse: Callable[[str], None]) -> Iterator[Document]:
     """Yield the documents of the file or folder `source.path`.
 
     Args:
-        source: where to read, and the field that holds the text.
+        source: where to read, and the field that holds the text or the messages.
         refuse: called with the reason for each file that is left out.
 
     Raises:
@@ -44,11 +46,29 @@ def iterate_files(source: FileSource, refuse: Callable[[str], None]) -> Iterator
                 reasons.append(f"{name}: invalid UTF-8 at byte {offset}; convert the file to UTF-8")
                 refuse(reasons[-1])
                 continue
-        for index, text in enumerate(_texts(path, name, source.text_column)):
-            yield Document(text, f"{name}:{index}")
+        yield from documents_of(_rows(path, name, source), source, name)
     if len(reasons) == len(files):
         more = f"; and {len(reasons) - 3} more files" if len(reasons) > 3 else ""
         raise CorpusError("; ".join(reasons[:3]) + more)
+
+
+def documents_of(rows: Iterable[Row], source: FileSource | HubSource, name: str) -> Iterator[Document]:
+    """Yield the documents of the rows of one file or split: conversations, articles, or a text a row."""
+    if source.messages_column is not None:
+        for index, (value, where) in enumerate(rows):
+            messages = check_messages(value, source.messages_column, where)
+            yield conversation_of(messages, f"{name}:{index}")
+        return
+    texts = (check_text(value, source.text_column, where) for value, where in rows)
+    for index, text in enumerate(join_article_lines(texts)):
+        yield Document(text, f"{name}:{index}")
+
+
+def column_of(source: FileSource | HubSource) -> tuple[str, str]:
+    """Return the column that is read, and the setting that names it."""
+    if source.messages_column is not None:
+        return source.messages_column, "messages_column"
+    return source.text_column, "text_column"
 
 
 def check_text(value: Any, column: str, where: str) -> str:
@@ -62,10 +82,11 @@ def check_text(value: Any, column: str, where: str) -> str:
     return value
 
 
-def missing_column(column: str, columns: Iterable[str], where: str) -> CorpusError:
-    """Return the error of a text column that is not there, naming the columns that are."""
+def missing_column(source: FileSource | HubSource, columns: Iterable[str], where: str) -> CorpusError:
+    """Return the error of a column that is not there, naming the columns that are."""
+    column, setting = column_of(source)
     known = ", ".join(sorted(map(str, columns))) or "none"
-    return CorpusError(f"{where}: no column text_column = {column!r}; the columns are: {known}")
+    return CorpusError(f"{where}: no column {setting} = {column!r}; the columns are: {known}")
 
 
 def _find_files(path: str) -> tuple[Path, list[Path]]:
@@ -108,19 +129,24 @@ def _invalid_utf8_offset(path: Path) -> int | None:
             num_read += len(chunk)
 
 
-def _texts(path: Path, name: str, column: str) -> Iterator[str]:
+def _rows(path: Path, name: str, source: FileSource) -> Iterator[Row]:
     suffix = path.suffix.lower()
-    if suffix == ".txt":
+    if suffix == ".jsonl":
+        yield from _json_rows(path, name, source)
+    elif suffix == ".parquet":
+        yield from _parquet_rows(path, name, source)
+    elif source.messages_column is not None:
+        raise CorpusError(
+            f"{name}: a txt file has no messages_column = {source.messages_column!r}; give jsonl or parquet"
+        )
+    else:
         # Universal newlines would also be done later, by the cleaning; cutting needs them now.
         with path.open(encoding="utf-8-sig") as file:
-            yield from cut_plain_text(file.read())
-    elif suffix == ".jsonl":
-        yield from join_article_lines(_json_rows(path, name, column))
-    else:
-        yield from join_article_lines(_parquet_rows(path, name, column))
+            yield from ((text, name) for text in cut_plain_text(file.read()))
 
 
-def _json_rows(path: Path, name: str, column: str) -> Iterator[str]:
+def _json_rows(path: Path, name: str, source: FileSource) -> Iterator[Row]:
+    column, _ = column_of(source)
     with path.open(encoding="utf-8-sig", newline="\n") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -133,20 +159,20 @@ def _json_rows(path: Path, name: str, column: str) -> Iterator[str]:
             if not isinstance(row, dict):
                 raise CorpusError(f"{where}: a line must be a JSON object with a field {column!r}")
             if column not in row:
-                raise missing_column(column, row, where)
-            yield check_text(row[column], column, where)
+                raise missing_column(source, row, where)
+            yield row[column], where
 
 
-def _parquet_rows(path: Path, name: str, column: str) -> Iterator[str]:
+def _parquet_rows(path: Path, name: str, source: FileSource) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    column, _ = column_of(source)
     try:
         with pq.ParquetFile(path) as file:
             if column not in file.schema_arrow.names:
-                raise missing_column(column, file.schema_arrow.names, name)
+                raise missing_column(source, file.schema_arrow.names, name)
             for batch in file.iter_batches(batch_size=_ROWS_A_BATCH, columns=[column]):
-                for value in batch.column(0).to_pylist():
-                    yield check_text(value, column, name)
+                yield from ((value, name) for value in batch.column(0).to_pylist())
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"{name}: cannot be read as parquet ({one_line(error)})") from None

@@ -14,9 +14,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from distillation.config import CorpusSettings, HubSource
-from distillation.corpus.articles import join_article_lines
 from distillation.corpus.documents import Document
-from distillation.corpus.files import check_text, missing_column
+from distillation.corpus.files import Row, column_of, documents_of, missing_column
 from distillation.errors import CorpusError, one_line
 
 DOWNLOAD_WHOLE_BYTES = 64_000_000
@@ -41,7 +40,7 @@ def iterate_hub(source: HubSource, settings: CorpusSettings, reach: HubReach) ->
     """Yield the documents of one split of a hub dataset in its own order.
 
     Raises:
-        CorpusError: the hub does not answer, or has no such dataset, revision, split, file or text column.
+        CorpusError: the hub does not answer, or has no such dataset, revision, split, file or column.
     """
     from huggingface_hub import constants
 
@@ -50,9 +49,7 @@ def iterate_hub(source: HubSource, settings: CorpusSettings, reach: HubReach) ->
         if reason is not None:
             raise CorpusError(reason)
     dataset = _open_dataset(source, settings, is_offline=constants.HF_HUB_OFFLINE)
-    name = f"{source.path}/{source.split}"
-    for index, text in enumerate(join_article_lines(_rows(dataset, source))):
-        yield Document(text, f"{name}:{index}")
+    yield from documents_of(_rows(dataset, source), source, f"{source.path}/{source.split}")
 
 
 def _ask_endpoint(timeout: float) -> str | None:
@@ -145,16 +142,18 @@ def _parquet_rows(urls: list[str], source: HubSource) -> Iterator[dict[str, Any]
     from huggingface_hub import HfFileSystem
 
     file_system = HfFileSystem()
+    column, _ = column_of(source)
     for url in urls:
         with file_system.open(url, "rb", cache_type="none") as remote, pq.ParquetFile(remote) as file:
-            if source.text_column not in file.schema_arrow.names:
-                raise missing_column(source.text_column, file.schema_arrow.names, f"split {source.split}")
+            if column not in file.schema_arrow.names:
+                raise missing_column(source, file.schema_arrow.names, f"split {source.split}")
             for group in range(file.num_row_groups):
-                yield from file.read_row_group(group, columns=[source.text_column]).to_pylist()
+                yield from file.read_row_group(group, columns=[column]).to_pylist()
 
 
-def _rows(dataset: Iterable[dict[str, Any]], source: HubSource) -> Iterator[str]:
+def _rows(dataset: Iterable[dict[str, Any]], source: HubSource) -> Iterator[Row]:
     where = f"split {source.split}"
+    column, _ = column_of(source)
     iterator = iter(dataset)
     while True:
         try:
@@ -165,9 +164,9 @@ def _rows(dataset: Iterable[dict[str, Any]], source: HubSource) -> Iterator[str]
             raise
         except Exception as error:
             raise CorpusError(f"reading the dataset failed ({_short(error)}); try again") from error
-        if source.text_column not in row:
-            raise missing_column(source.text_column, row, where)
-        yield check_text(row[source.text_column], source.text_column, where)
+        if column not in row:
+            raise missing_column(source, row, where)
+        yield row[column], where
 
 
 def _short(error: BaseException) -> str:

@@ -142,8 +142,11 @@ class _Part:
             self.num_bytes += num_bytes
 
     def finish(self) -> list[Document]:
-        """Return the documents; where there are none, the first oversized one, cut at a character."""
-        if self.documents or self.oversized is None or self.limit is None:
+        """Return the documents; where there are none, the first oversized one, cut at a character.
+
+        A conversation is not cut: what is lost might be the answer.
+        """
+        if self.documents or self.oversized is None or self.limit is None or self.oversized.messages:
             return self.documents
         text = self.oversized.text.encode()[: self.limit].decode("utf-8", errors="ignore")
         return [Document(text, self.oversized.origin)]
@@ -167,7 +170,7 @@ def _read_documents(source: Source, settings: CorpusSettings, notes: SourceNotes
     intake = _Intake(_Part(settings.max_train_bytes), _Part(settings.max_held_out_bytes))
     for raw in iterate_source(source, settings, notes):
         intake.num_read += 1
-        document = Document(raw.text.replace("\r\n", "\n").replace("\r", "\n"), raw.origin)
+        document = raw.with_plain_line_ends()
         if len(document.text) < settings.min_document_characters:
             intake.num_short += 1
             continue

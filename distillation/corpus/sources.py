@@ -28,10 +28,12 @@ def describe_source(source: Source) -> str:
     """Return the kind and the name of `source`, for messages and reports."""
     if isinstance(source, HubSource):
         name = f"{source.path}/{source.name}" if source.name else source.path
-        return f"hub {name} split {source.split} revision {source.revision}"
-    if isinstance(source, FileSource):
-        return f"file {source.path!r}"
-    return "documentation"
+        described = f"hub {name} split {source.split} revision {source.revision}"
+    elif isinstance(source, FileSource):
+        described = f"file {source.path!r}"
+    else:
+        return "documentation"
+    return described if source.messages_column is None else f"{described} as conversations"
 
 
 def iterate_source(

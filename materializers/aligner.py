@@ -11,7 +11,6 @@ from zenml.materializers.base_materializer import BaseMaterializer
 from zenml.utils import io_utils
 
 from distillation.alignment import Aligner, load_aligner
-from distillation.fingerprint import digest_of_directory
 
 if TYPE_CHECKING:
     from zenml.metadata.metadata_types import MetadataType
@@ -40,9 +39,7 @@ class AlignerMaterializer(BaseMaterializer):
 
     def compute_content_hash(self, data: Aligner) -> str | None:
         """Return the hash of what `save` writes: equal tables are equal inputs of later steps."""
-        with tempfile.TemporaryDirectory(prefix="aligner-") as folder:
-            data.save(Path(folder))
-            return digest_of_directory(folder)
+        return data.content_digest()
 
     def extract_metadata(self, data: Aligner) -> dict[str, MetadataType]:
         """Return what the dashboard shows beside the artifact."""

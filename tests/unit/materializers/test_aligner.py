@@ -30,7 +30,7 @@ def build(strategy: str, teacher: Path, student: Path) -> Any:
     )
 
 
-@pytest.mark.parametrize("strategy", ["prefix", "shared", "truncate", "pad"])
+@pytest.mark.parametrize("strategy", ["prefix", "projection", "shared", "truncate", "pad"])
 def test_round_trip(strategy: str, materializer: Any, tiny_teacher_dir: Path, tiny_student_dir: Path) -> None:
     import torch
 
@@ -53,13 +53,16 @@ def test_round_trip(strategy: str, materializer: Any, tiny_teacher_dir: Path, ti
 def test_hash_tells_strategies_apart(
     materializer: Any, tiny_teacher_dir: Path, tiny_student_dir: Path
 ) -> None:
-    strategies = ("prefix", "shared", "truncate", "prefix")
+    strategies = ("prefix", "projection", "shared", "truncate", "prefix")
     hashes = [
         materializer.compute_content_hash(build(strategy, tiny_teacher_dir, tiny_student_dir))
         for strategy in strategies
     ]
-    assert hashes[0] == hashes[3]
-    assert len(set(hashes)) == 3
+    assert hashes[0] == hashes[-1]
+    assert len(set(hashes)) == 4
+    edited = build("prefix", tiny_teacher_dir, tiny_student_dir)
+    edited.tables["phi"][0] += 1
+    assert materializer.compute_content_hash(edited) not in hashes
     metadata = materializer.extract_metadata(build("prefix", tiny_teacher_dir, tiny_student_dir))
     assert metadata["strategy"] == "prefix"
     assert (metadata["num_teacher_rows"], metadata["num_student_rows"]) == (608, 400)

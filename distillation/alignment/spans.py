@@ -10,8 +10,8 @@ wrong rows.
 For student position j the conditioning teacher position is the row whose token covers begin(j): i = the
 largest row with begin_teacher(i) <= begin_student(j), and k = begin_student(j) - begin_teacher(i) bytes
 of that token are emitted already. A student token that runs past the teacher token's end also covers the
-`tail`: the further teacher tokens that begin before it ends. All windows are handled at once: each is
-shifted by its own large offset, which turns B sorted lists into one.
+`tail`: the further teacher tokens that begin before it ends. All windows are handled at once: their bytes
+lie end to end on one line, where the token of a byte is looked up and not searched for.
 
 Invariants: k = 0 exactly at shared boundaries; groups partition both token lists; all group bytes are
 equal.
@@ -62,7 +62,7 @@ class Groups:
 
 @dataclass(frozen=True)
 class _Side:
-    """The tokens of all windows of one side in one list, each window shifted to its own range of bytes.
+    """The tokens of all windows of one side in one list, each window at its own stretch of the line of bytes.
 
     Tokens without bytes (a chat template's) are left out; `position` still counts them.
     """
@@ -71,8 +71,8 @@ class _Side:
     ends: np.ndarray
     window: np.ndarray
     position: np.ndarray
-    num_tokens: np.ndarray
     first: np.ndarray
+    """Where each window begins in this list."""
 
 
 def align_spans(pairs: Sequence[EncodedPair]) -> Alignment:
@@ -90,23 +90,21 @@ def align_spans(pairs: Sequence[EncodedPair]) -> Alignment:
         num_tail_BT=np.zeros(shape, dtype=np.int32),
         is_one_to_one_BT=np.zeros(shape, dtype=bool),
     )
-    teacher, student = _both_sides(pairs)
+    teacher, student, num_places = _both_sides(pairs)
     if len(student.begins) == 0 or len(teacher.begins) == 0:
         return alignment
-    row = np.searchsorted(teacher.begins, student.begins, side="right") - 1
-    last_row = np.searchsorted(teacher.begins, student.ends, side="left") - 1
-    reach = np.where(
-        teacher.num_tokens > 0, teacher.ends[np.maximum(teacher.first + teacher.num_tokens - 1, 0)], -1
-    )
-    # Beyond the teacher's last byte a row of the window would be found all the same: it predicts nothing.
-    used = (student.ends <= reach[student.window]) & (row >= 0)
-    row, last_row, at = row[used], last_row[used], (student.window[used], student.position[used])
-    alignment.teacher_position_BT[at] = teacher.position[row]
-    alignment.num_emitted_BT[at] = student.begins[used] - teacher.begins[row]
-    alignment.num_tail_BT[at] = last_row - row
-    alignment.is_one_to_one_BT[at] = (student.begins[used] == teacher.begins[row]) & (
-        student.ends[used] == teacher.ends[row]
-    )
+    # The row that covers each byte.
+    row_at = np.cumsum(_marks(teacher.begins, num_places)) - 1
+    last_row = row_at[student.ends - 1]
+    # Where the teacher's tokens stop short, a row of earlier bytes is found: it predicts nothing.
+    used = (last_row >= 0) & (teacher.ends[last_row] >= student.ends)
+    begins, ends, last_row = student.begins[used], student.ends[used], last_row[used]
+    row, at = row_at[begins], (student.window * longest + student.position)[used]
+    num_emitted = begins - teacher.begins[row]
+    alignment.teacher_position_BT.reshape(-1)[at] = teacher.position[row]
+    alignment.num_emitted_BT.reshape(-1)[at] = num_emitted
+    alignment.num_tail_BT.reshape(-1)[at] = last_row - row
+    alignment.is_one_to_one_BT.reshape(-1)[at] = (num_emitted == 0) & (ends == teacher.ends[row])
     return alignment
 
 
@@ -127,8 +125,8 @@ def align_by_index(pairs: Sequence[EncodedPair]) -> Alignment:
 
 def group_spans(pairs: Sequence[EncodedPair]) -> Groups:
     """Return the groups between shared boundaries; what follows the last shared boundary is in no group."""
-    teacher, student = _both_sides(pairs)
-    shared = np.intersect1d(teacher.ends, student.ends, assume_unique=True)
+    teacher, student, num_places = _both_sides(pairs)
+    shared = student.ends[_marks(teacher.ends, num_places)[student.ends]]
     teacher_index = np.searchsorted(teacher.ends, shared)
     student_index = np.searchsorted(student.ends, shared)
     window = student.window[student_index]
@@ -153,15 +151,17 @@ def group_ids(pairs: Sequence[EncodedPair]) -> tuple[np.ndarray, np.ndarray]:
         (int32 (B, T) of the student's tokens, int32 (B, S) of the teacher's), each padded to its longest
         window; -1 for padding and for tokens after the last shared boundary.
     """
-    teacher, student = _both_sides(pairs)
-    shared = np.intersect1d(teacher.ends, student.ends, assume_unique=True)
-    window = student.window[np.searchsorted(student.ends, shared)]
+    teacher, student, num_places = _both_sides(pairs)
+    is_shared = _marks(teacher.ends, num_places)[student.ends]
+    shared, window = student.ends[is_shared], student.window[is_shared]
     first = np.searchsorted(window, np.arange(len(pairs)))
+    marks = _marks(shared, num_places)
+    num_shared_before = np.cumsum(marks) - marks
 
     def scatter(side: _Side, texts: list[EncodedText]) -> np.ndarray:
         result = np.full((len(pairs), max((len(text.ids) for text in texts), default=0)), -1, dtype=np.int32)
         # A token's group is closed by the first shared boundary at or after its end, in its own window.
-        closing = np.searchsorted(shared, side.ends)
+        closing = num_shared_before[side.ends]
         window_or_none = np.append(window, -1)[closing]
         used = window_or_none == side.window
         group = closing[used] - first[side.window[used]]
@@ -174,17 +174,29 @@ def group_ids(pairs: Sequence[EncodedPair]) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _both_sides(pairs: Sequence[EncodedPair]) -> tuple[_Side, _Side]:
-    last_ends = [side.ends[-1] for pair in pairs for side in (pair.teacher, pair.student) if len(side.ends)]
-    # One more than the longest window, so that the end of a window is not the begin of the next one.
-    stride = int(max(last_ends, default=0)) + 1
+def _both_sides(pairs: Sequence[EncodedPair]) -> tuple[_Side, _Side, int]:
+    """Return the tokens of both sides on one line of bytes, and how many places that has."""
+    sizes = [
+        max((int(side.ends[-1]) for side in (pair.teacher, pair.student) if len(side.ends)), default=0)
+        for pair in pairs
+    ]
+    # One more than the window, so that its end is not the begin of the next one.
+    places = np.array(sizes, dtype=np.int64) + 1
+    shift = np.cumsum(places) - places
     return (
-        _one_side([pair.teacher for pair in pairs], stride),
-        _one_side([pair.student for pair in pairs], stride),
+        _one_side([pair.teacher for pair in pairs], shift),
+        _one_side([pair.student for pair in pairs], shift),
+        int(places.sum()),
     )
 
 
-def _one_side(texts: Sequence[EncodedText], stride: int) -> _Side:
+def _marks(places: np.ndarray, num_places: int) -> np.ndarray:
+    marks = np.zeros(num_places, dtype=bool)
+    marks[places] = True
+    return marks
+
+
+def _one_side(texts: Sequence[EncodedText], shift: np.ndarray) -> _Side:
     lengths = np.array([len(text.ids) for text in texts], dtype=np.int64)
     window = np.repeat(np.arange(len(texts)), lengths)
     position = np.arange(int(lengths.sum())) - (np.cumsum(lengths) - lengths)[window]
@@ -194,9 +206,8 @@ def _one_side(texts: Sequence[EncodedText], stride: int) -> _Side:
     begins = np.where(position == 0, 0, begins)
     # Tokens without bytes are read by the model but stand for no common text: nothing aligns with them.
     has_bytes = ends > begins
-    begins, ends, window, position = (part[has_bytes] for part in (begins, ends, window, position))
+    if not has_bytes.all():
+        begins, ends, window, position = (part[has_bytes] for part in (begins, ends, window, position))
     num_tokens = np.bincount(window, minlength=len(texts))
-    shift = window * stride
-    return _Side(
-        begins + shift, ends + shift, window, position, num_tokens, np.cumsum(num_tokens) - num_tokens
-    )
+    begins, ends = begins + shift[window], ends + shift[window]
+    return _Side(begins, ends, window, position, np.cumsum(num_tokens) - num_tokens)

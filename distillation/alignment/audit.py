@@ -1,34 +1,29 @@
 """The tokenizer audit: what a pair of tokenizers allows, known before anything is trained.
 
-    python -m distillation.alignment.audit TEACHER STUDENT [TEXT_FILE ...] [--json]
+    python -m distillation.alignment.audit TEACHER STUDENT [TEXT ...] [--json] [--html PAGE]
 
 It says how many ids mean the same on both sides (what truncation relies on), how many strings both have
 (what `shared` uses), what the student cannot write (what `prefix` puts into its residual), and on given texts
-how often the boundaries agree. No weights are needed.
+what each aligner can use, by script and by kind of text. No weights are needed, and no PyTorch.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Set
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from distillation.alignment.advice import advise
+from distillation.alignment.counting import VocabularyTables
 from distillation.alignment.coverage import CorpusAudit, audit_texts
 from distillation.alignment.pairs import PairEncoder
-from distillation.alignment.tables import longest_prefixes, ordinary_tokens, sort_tokens
+from distillation.alignment.tables import longest_prefixes, offsets_by_id, ordinary_tokens, sort_tokens
 from distillation.alignment.token_bytes import TokenBytes, same_tokenizer
-from distillation.errors import AlignmentError, DistillationError, one_line
+from distillation.errors import AlignmentError
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-DOCUMENT_CHARACTERS = 8_000
-"""Text files are audited in pieces of about this length, cut at line ends."""
 MAX_EXAMPLES = 20
 
 
@@ -73,8 +68,9 @@ class TokenizerAudit(BaseModel):
     unwritable_examples: tuple[str, ...]
     """Some of them, as bytes in hexadecimal."""
     corpus: CorpusAudit | None
-    """What happens on the texts; None without texts, or if all were refused."""
+    """What happens on the texts; None without texts, or if they are empty."""
     recommended_strategy: str
+    """`prefix`, `shared` or `pad`; or `likelihood`, which is a term of the objective and needs no aligner."""
     advice: str
     """One sentence: which aligner, and why."""
 
@@ -86,6 +82,7 @@ def audit_tokenizers(
     *,
     num_teacher_rows: int | None = None,
     num_student_rows: int | None = None,
+    window_length: int | None = None,
 ) -> TokenizerAudit:
     """Compare two tokenizers, and what they do with `texts`.
 
@@ -95,37 +92,32 @@ def audit_tokenizers(
         texts: documents like those that will be trained on.
         num_teacher_rows: U, rows of the teacher's output layer, if it has more than the tokenizer has ids.
         num_student_rows: V, likewise.
+        window_length: tokens of a training window, start token included: what no window can hold counts as
+            lost then. None aligns whole texts.
 
     Raises:
-        AlignmentError: a tokenizer's tokens cannot be turned into bytes.
+        AlignmentError: a tokenizer's tokens cannot be turned into bytes, or it has more of them than the
+            output layer has rows.
     """
     encoder = PairEncoder(teacher_tokenizer, student_tokenizer)
     teacher, student = encoder.teacher_bytes, encoder.student_bytes
     identical = same_tokenizer(teacher_tokenizer, student_tokenizer)
     rows = (num_teacher_rows or len(teacher.table), num_student_rows or len(student.table))
+    _check_rows("teacher", teacher, rows[0])
+    _check_rows("student", student, rows[1])
     shared = teacher.canonical_ids.keys() & student.canonical_ids.keys()
-    writable = _writable(teacher, student)
-    same = _same_meaning(teacher, student)
-    ordinary = teacher.lengths > 0
-    unwritable = np.flatnonzero(ordinary & ~writable)
-    in_student = np.array([token in shared if token else False for token in teacher.table], dtype=bool)
-    corpus = audit_texts(
-        encoder,
-        texts,
-        same_meaning_U=same,
-        in_student_U=in_student,
-        writable_U=writable,
-        num_student_rows=rows[1],
-    )
-    num_compared = min(rows)
-    strategy, advice = _advise(identical, corpus, int(same.sum()), num_compared)
+    tables = _tables(teacher, student, shared, rows[1])
+    corpus = audit_texts(encoder, texts, tables, window_length=window_length)
+    unwritable = np.flatnonzero((teacher.lengths > 0) & ~tables.writable_U)
+    num_compared, num_equal = min(rows), int(tables.same_meaning_U.sum())
+    strategy, advice = advise(identical, corpus, num_equal, num_compared)
     return TokenizerAudit(
         teacher=_facts(teacher, rows[0]),
         student=_facts(student, rows[1]),
         identical_tokenizers=identical,
-        num_equal_ids=int(same.sum()),
+        num_equal_ids=num_equal,
         num_compared_ids=num_compared,
-        equal_ids_share=int(same.sum()) / num_compared,
+        equal_ids_share=num_equal / num_compared,
         num_shared_tokens=len(shared),
         num_shared_dropped_by_truncation=sum(teacher.canonical_ids[token] >= rows[1] for token in shared),
         num_student_only_tokens=len(student.canonical_ids.keys() - shared),
@@ -135,49 +127,6 @@ def audit_tokenizers(
         recommended_strategy=strategy,
         advice=advice,
     )
-
-
-def audit_table(audit: TokenizerAudit) -> Table:
-    """Return the audit as a table for the terminal."""
-    from rich.table import Table
-
-    table = Table(title="Tokenizer audit", show_header=False)
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    for role, facts in (("teacher", audit.teacher), ("student", audit.student)):
-        table.add_row(f"{role}: family", facts.family)
-        table.add_row(
-            f"{role}: rows / without a token", f"{facts.num_rows:,} / {facts.num_rows_without_token:,}"
-        )
-        table.add_row(f"{role}: missing byte tokens", f"{len(facts.missing_bytes)} of 256")
-    table.add_section()
-    table.add_row("equal ids", f"{audit.num_equal_ids:,} of {audit.num_compared_ids:,}")
-    table.add_row("strings that both have", f"{audit.num_shared_tokens:,}")
-    table.add_row("  of these dropped by truncation", f"{audit.num_shared_dropped_by_truncation:,}")
-    table.add_row("teacher tokens the student cannot write", f"{audit.num_unwritable_teacher_tokens:,}")
-    if audit.corpus is not None:
-        table.add_section()
-        for name, value in _corpus_lines(audit.corpus):
-            table.add_row(name, value)
-    return table
-
-
-def _corpus_lines(corpus: CorpusAudit) -> Iterator[tuple[str, str]]:
-    yield "texts / refused", f"{corpus.num_texts:,} / {corpus.num_refused_texts:,}"
-    for cause, number in sorted(corpus.refusals.items()):
-        yield f"  refused: {cause}", f"{number:,}"
-    yield "teacher / student tokens", f"{corpus.num_teacher_tokens:,} / {corpus.num_student_tokens:,}"
-    yield "1:1 groups", f"{corpus.one_to_one_group_share:.1%}"
-    yield "student tokens in 1:1 groups", f"{corpus.one_to_one_student_token_share:.1%}"
-    yield "white space cut differently", f"{corpus.whitespace_hazard_share:.2%}"
-    yield "teacher tokens that the student has", f"{corpus.retained_shared:.1%}"
-    yield "  kept by truncation, and meaning the same", f"{corpus.truncate_same_meaning:.1%}"
-    for name in ("prefix", "shared", "truncate"):
-        coverage = corpus.coverage[name]
-        yield (
-            f"{name}: positions with a target / right row",
-            f"{coverage.share_with_target:.1%} / {coverage.share_sound:.1%}",
-        )
 
 
 def _facts(tokens: TokenBytes, num_rows: int) -> VocabularyFacts:
@@ -203,85 +152,33 @@ def _same_meaning(teacher: TokenBytes, student: TokenBytes) -> np.ndarray:
     return same
 
 
-def _writable(teacher: TokenBytes, student: TokenBytes) -> np.ndarray:
-    """Return bool per teacher id: some token of the student is a prefix of it."""
+def _tables(
+    teacher: TokenBytes, student: TokenBytes, shared: Set[bytes], num_student_rows: int
+) -> VocabularyTables:
     tokens = sort_tokens(ordinary_tokens(teacher.table))
     vocabulary = sort_tokens({index: token for token, index in student.canonical_ids.items()})
+    writable_places = longest_prefixes(tokens, vocabulary) >= 0
     writable = np.zeros(len(teacher.table), dtype=bool)
-    writable[tokens.ids] = longest_prefixes(tokens, vocabulary)[tokens.starts] >= 0
-    return writable
+    writable[tokens.ids] = writable_places[tokens.starts]
+    return VocabularyTables(
+        same_meaning_U=_same_meaning(teacher, student),
+        in_student_U=np.array([token in shared if token else False for token in teacher.table], dtype=bool),
+        writable_U=writable,
+        offsets_U=offsets_by_id(tokens, len(teacher.table)),
+        writable_places=writable_places,
+        num_student_rows=num_student_rows,
+    )
 
 
-def _advise(
-    identical: bool, corpus: CorpusAudit | None, num_equal: int, num_compared: int
-) -> tuple[str, str]:
-    if identical:
-        return (
-            "prefix",
-            "The tokenizers are the same: `prefix` and `shared` are plain distillation on every token.",
+def _check_rows(role: str, tokens: TokenBytes, num_rows: int) -> None:
+    if num_rows < len(tokens.table):
+        raise AlignmentError(
+            f"{role}: the output layer has {num_rows} rows but the tokenizer {len(tokens.table)} tokens; "
+            "give the tokenizer that belongs to the model, or resize the model's embeddings"
         )
-    by_id = f"only {num_equal:,} of {num_compared:,} ids mean the same, so never pair ids"
-    if corpus is None:
-        return "prefix", f"Use `prefix`: {by_id}; give texts to learn how often the boundaries agree."
-    covered = corpus.one_to_one_student_token_share
-    reason = f"`shared` would leave out {1 - covered:.0%} of the student's positions on these texts"
-    if corpus.whitespace_hazard_share > 0.02:
-        reason += f", {corpus.whitespace_hazard_share:.0%} for white space alone"
-    if num_equal > 0.99 * num_compared:
-        return (
-            "prefix",
-            f"Use `prefix`: {reason}; nearly all ids mean the same, so `truncate` is a fair control.",
-        )
-    return "prefix", f"Use `prefix`: {reason}, and {by_id}."
-
-
-def _documents(paths: Sequence[Path]) -> Iterator[str]:
-    """Yield the files' texts in pieces that end with a line."""
-    for path in paths:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        except (OSError, UnicodeDecodeError) as error:
-            raise AlignmentError(f"text file {path}: {error}; give a UTF-8 text file") from None
-        piece, size = [], 0
-        for line in lines:
-            piece.append(line)
-            size += len(line)
-            if size >= DOCUMENT_CHARACTERS:
-                yield "".join(piece)
-                piece, size = [], 0
-        if piece:
-            yield "".join(piece)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 2 for what the user can mend."""
-    parser = argparse.ArgumentParser(prog="python -m distillation.alignment.audit", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("teacher", help="directory or hub repository of the teacher's tokenizer, or `sample`")
-    parser.add_argument("student", help="likewise of the student")
-    parser.add_argument("texts", nargs="*", type=Path, metavar="TEXT_FILE", help="UTF-8 text files")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
-    chosen = parser.parse_args(arguments)
-    try:
-        from distillation.config import ModelReference
-        from distillation.models import load_tokenizer
-
-        teacher = load_tokenizer(ModelReference(path=chosen.teacher), "teacher")
-        student = load_tokenizer(ModelReference(path=chosen.student), "student")
-        audit = audit_tokenizers(teacher, student, _documents(chosen.texts))
-    except DistillationError as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
-    if chosen.json:
-        print(audit.model_dump_json(indent=2))
-        return 0
-    from rich.console import Console
-
-    console = Console()
-    console.print(audit_table(audit))
-    console.print(audit.advice, highlight=False)
-    return 0
 
 
 if __name__ == "__main__":
+    from distillation.audit_command import main
+
     sys.exit(main())

@@ -167,6 +167,28 @@ def paired_bar_figure(
     return figure
 
 
+def dot_figure(rows: Mapping[str, Mapping[str, float]], colours: Mapping[str, str], xlabel: str) -> Figure:
+    """Dots of several shares on one line for each name; `colours` names the series in the legend's order."""
+    figure, axes = _figure(height=1.25 + 0.36 * len(rows))
+    for (series, colour), marker in zip(colours.items(), "osD^vP", strict=False):
+        places = [row for row, shares in enumerate(rows.values()) if series in shares]
+        values = [shares[series] for shares in rows.values() if series in shares]
+        axes.scatter(values, places, s=46, color=colour, marker=marker, lw=0, zorder=3, label=series)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    _bar_frame(axes)
+    _grid(axes, "both")
+    _share_axis(axes)
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_xlabel(xlabel)
+    # Over the whole figure, as long names on the left leave the axes too narrow for it.
+    figure.legend(
+        frameon=False, fontsize=10, labelcolor=FOREGROUND, loc="outside upper left", ncols=len(colours),
+        handletextpad=0.1, columnspacing=1.2,
+    )  # fmt: skip
+    return figure
+
+
 def speed_figure(evaluation: Evaluation) -> Figure:
     """Bars of text read a second: bytes, so that tokenizers can be compared."""
     values = {name: result.bytes_per_second for name, result in evaluation.results.items()}

@@ -42,7 +42,7 @@ def test_the_verdict_comes_first(page, worse_evaluation):
 def test_every_part_is_there(page):
     for heading in ("Summary", "Figures", "Training", "Samples", "The two tokenizers", "Corpus", "Settings"):
         assert f"<h2>{heading}</h2>" in page
-    assert page.count("<svg") == 4 + 3 + 4
+    assert page.count("<svg") == 4 + 3 + 6
     assert "2.117" in page
     assert "Incomplete" not in page
     assert f"distillation_weight: {Settings().objective.distillation_weight}" in page
@@ -95,7 +95,7 @@ def test_the_probes_are_shown(evaluation, tiny_student_dir):
 def test_audit_page(audit):
     page = audit_page(audit, title="A & B")
     assert "<title>A &amp; B</title>" in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 6
     assert f"{audit.num_equal_ids:,} of {audit.num_compared_ids:,} ids mean the same" in page
     without_texts = audit.model_copy(update={"corpus": None})
     assert audit_page(without_texts).count("<svg") == 1

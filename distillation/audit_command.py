@@ -1,0 +1,301 @@
+"""The command line of the tokenizer audit: `python -m distillation.alignment.audit`.
+
+It reads only `tokenizer.json`, `tokenizer_config.json` and `config.json` of each model, from a directory or
+from the hub: no weights, and no PyTorch, whose import alone would take longer than the audit of a small
+corpus. A tokenizer without `tokenizer.json` is converted by transformers, which does import it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillation.config import ModelReference
+from distillation.errors import AlignmentError, DistillationError, ModelError, one_line
+from distillation.models import Role, load_tokenizer, resolve_path
+
+if TYPE_CHECKING:
+    from distillation.alignment.audit import TokenizerAudit
+
+TOKENIZER, TOKENIZER_CONFIG, CONFIG = FILES = ("tokenizer.json", "tokenizer_config.json", "config.json")
+HUB_TIMEOUT = 8.0
+"""Seconds within which the hub must say what a repository holds; its client would retry for far longer."""
+DOCUMENT_CHARACTERS = 8_000
+"""Text files are audited in pieces of about this length, cut at line ends."""
+MAX_MEGABYTES = 10.0
+"""Text beyond this is left out, evenly over the files, unless more is asked for: shares hardly change."""
+TEXT_SUFFIXES = {
+    *(".txt", ".md", ".rst", ".tex", ".html", ".xml", ".json", ".jsonl", ".csv", ".yaml", ".yml", ".toml"),
+    *(".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".cs", ".java", ".kt", ".js", ".jsx", ".ts", ".tsx"),
+    *(".go", ".rs", ".rb", ".php", ".pl", ".lua", ".r", ".jl", ".hs", ".scala", ".sh", ".sql", ".css"),
+}
+"""Files of a folder that are read; a file that is named itself may have any suffix."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 2 for what the user can mend."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        if chosen.window_length is not None and chosen.window_length < 2:
+            raise AlignmentError(f"--window-length = {chosen.window_length}: give at least 2")
+        audit = _audit(chosen)
+        if chosen.html is not None:
+            _write_page(audit, chosen.html)
+    except DistillationError as error:
+        print(one_line(error), file=sys.stderr)
+        return 2
+    if chosen.json:
+        print(audit.model_dump_json(indent=2))
+        return 0
+    from rich.console import Console
+
+    from distillation.alignment.audit_table import audit_tables
+
+    console = Console()
+    for part in audit_tables(audit):
+        console.print(part)
+    console.print(audit.advice, highlight=False, markup=False)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from distillation.alignment import audit as documentation
+
+    parser = argparse.ArgumentParser(
+        prog="python -m distillation.alignment.audit",
+        description=documentation.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("teacher", help="directory or hub repository of the teacher's tokenizer, or `sample`")
+    parser.add_argument("student", help="likewise of the student")
+    parser.add_argument(
+        "texts",
+        nargs="*",
+        type=Path,
+        metavar="TEXT",
+        help="UTF-8 text file, .jsonl (field `text`, else all texts of a line), or folder of such files",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+    parser.add_argument("--html", type=Path, metavar="PAGE", help="write a page with figures as well")
+    parser.add_argument(
+        "--window-length",
+        type=int,
+        metavar="TOKENS",
+        help="cut texts into windows as training does (training.max_length); default: no cuts",
+    )
+    parser.add_argument(
+        "--max-megabytes",
+        type=float,
+        default=MAX_MEGABYTES,
+        metavar="MB",
+        help="read no more text than this (default: %(default)g)",
+    )
+    return parser
+
+
+def _audit(chosen: argparse.Namespace) -> TokenizerAudit:
+    from distillation.alignment.audit import audit_tokenizers
+
+    teacher, num_teacher_rows = load_for_audit(chosen.teacher, "teacher")
+    student, num_student_rows = load_for_audit(chosen.student, "student")
+    audit = audit_tokenizers(
+        teacher,
+        student,
+        read_texts(chosen.texts, int(chosen.max_megabytes * 1_000_000)),
+        num_teacher_rows=num_teacher_rows,
+        num_student_rows=num_student_rows,
+        window_length=chosen.window_length,
+    )
+    if chosen.texts and audit.corpus is None:
+        raise AlignmentError(f"texts {', '.join(map(str, chosen.texts))}: all empty; give other files")
+    return audit
+
+
+def _write_page(audit: TokenizerAudit, path: Path) -> None:
+    from distillation.report import audit_page
+
+    try:
+        path.write_text(audit_page(audit), encoding="utf-8")
+    except OSError as error:
+        raise AlignmentError(f"--html {path}: {error.strerror}; name a file in an existing folder") from None
+
+
+def load_for_audit(path: str, role: Role) -> tuple[Any, int | None]:
+    """Return the tokenizer of a directory or hub repository and, where config.json says so, its output rows.
+
+    Raises:
+        ModelError: there is no such directory or repository, the hub does not answer, or a file is damaged.
+    """
+    place = resolve_path(ModelReference(path=path), role)
+    if Path(place).is_dir():
+        files = {name: Path(place) / name for name in FILES if (Path(place) / name).is_file()}
+    else:
+        files = _from_hub(place, role)
+    try:
+        config = json.loads(files[CONFIG].read_text(encoding="utf-8")) if CONFIG in files else {}
+        num_rows = _output_rows(config)
+        if TOKENIZER not in files:
+            return load_tokenizer(ModelReference(path=place), role), num_rows
+        settings: dict[str, Any] = {}
+        if TOKENIZER_CONFIG in files:
+            settings = json.loads(files[TOKENIZER_CONFIG].read_text(encoding="utf-8"))
+        return _read_tokenizer(files[TOKENIZER], settings), num_rows
+    except (OSError, ValueError) as error:
+        message = f"models.{role}.path = {path}: {one_line(error)[:160]}; get the files again"
+        raise ModelError(message) from None
+
+
+def _read_tokenizer(path: Path, settings: dict[str, Any]) -> Any:
+    """Return the tokenizer as its own file defines it, with the tokens that `settings` calls special."""
+    from tokenizers import AddedToken, Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust library raises plain Exception
+        raise ValueError(f"{path.name}: {error}") from None
+    named = [value for key, value in settings.items() if key.endswith("_token") and value]
+    named += [one for one in settings.get("added_tokens_decoder", {}).values() if one.get("special")]
+    strings = {str(value["content"] if isinstance(value, dict) else value) for value in named}
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    # A name without an id would become a new token, beyond the model's rows.
+    missing = [text for text in sorted(strings - special) if tokenizer.token_to_id(text) is not None]
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in missing])
+    return tokenizer
+
+
+def _output_rows(config: dict[str, Any]) -> int | None:
+    """Return the rows of the output layer that `config` states; of the language model, if it has parts."""
+    for part in (config.get("text_config"), config):
+        if isinstance(part, dict) and isinstance(part.get("vocab_size"), int):
+            return int(part["vocab_size"])
+    return None
+
+
+def _from_hub(repository: str, role: Role) -> dict[str, Path]:
+    """Download the small files of a repository, or find them in the cache if the hub is out of reach."""
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    setting = f"models.{role}.path = {repository}"
+    files = {}
+    try:
+        problem = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _why_unreachable(repository)
+        for name in FILES:
+            try:
+                files[name] = Path(hf_hub_download(repository, name, local_files_only=bool(problem)))
+            except EntryNotFoundError:  # also: not in the cache
+                continue
+    except HFValidationError:
+        raise ModelError(
+            f"{setting}: neither a directory nor a name on the hub; give a model directory or a hub name"
+        ) from None
+    except Exception as error:  # whatever the network and the client come up with
+        raise ModelError(f"{setting}: the hub refuses it ({one_line(error)[:160]}); try again") from None
+    if problem and TOKENIZER not in files:
+        raise ModelError(
+            f"{setting}: no such directory, and {problem}; give a model directory or check HF_ENDPOINT"
+        )
+    return files
+
+
+def _why_unreachable(repository: str) -> str:
+    """Return why the hub cannot give `repository`; empty if it can. Never waits longer than `HUB_TIMEOUT`."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    outcome: list[str | HFValidationError] = []
+
+    def ask() -> None:
+        try:
+            HfApi().model_info(repository, timeout=HUB_TIMEOUT)
+            outcome.append("")
+        except HFValidationError as error:
+            outcome.append(error)
+        except RepositoryNotFoundError:
+            outcome.append(f"the hub {constants.ENDPOINT} has no public model of this name")
+        except Exception as error:
+            outcome.append(f"the hub {constants.ENDPOINT} cannot be reached ({type(error).__name__})")
+
+    # A thread, because a name server that is silent blocks beyond any timeout of the client.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_TIMEOUT)
+    if not outcome:
+        return f"the hub {constants.ENDPOINT} does not answer within {HUB_TIMEOUT:g} s"
+    if isinstance(outcome[0], HFValidationError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def read_texts(paths: Sequence[Path], max_bytes: int) -> Iterator[str]:
+    """Yield the texts of files and folders in pieces that end with a line, about `max_bytes` at most.
+
+    Raises:
+        AlignmentError: a path is missing, or a file that was named is not UTF-8 or not JSON lines.
+    """
+    files = [(file, path.is_dir()) for path in paths for file in _files_of(path)]
+    num_bytes = sum(file.stat().st_size for file, _ in files if file.exists())
+    # Too much text is cut in every file alike, so that each keeps its weight.
+    kept_share = min(1.0, max_bytes / num_bytes) if num_bytes else 1.0
+    if kept_share < 1:
+        print(f"reading {kept_share:.0%} of {num_bytes / 1e6:,.1f} MB; see --max-megabytes", file=sys.stderr)
+    for file, is_found in files:
+        try:
+            left = file.stat().st_size * kept_share
+            for text in _texts_of(file):
+                if left <= 0:
+                    break
+                left -= len(text.encode("utf-8", "replace"))
+                yield text
+        except (OSError, ValueError) as error:
+            if not is_found:
+                raise AlignmentError(f"text file {file}: {one_line(error)}; give a UTF-8 text file") from None
+            print(f"left out {file}: {one_line(error)[:120]}", file=sys.stderr)
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Return the file itself, or the files of text in a folder by name, without hidden ones."""
+    if not path.is_dir():
+        return [path]
+    found = [file for file in path.rglob("*") if file.suffix.lower() in TEXT_SUFFIXES and file.is_file()]
+    found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    if not found:
+        raise AlignmentError(f"text folder {path}: no file of text in it; give .txt, .jsonl, .py or the like")
+    return sorted(found)
+
+
+def _texts_of(file: Path) -> Iterator[str]:
+    with file.open(encoding="utf-8", newline="\n") as lines:
+        if file.suffix.lower() == ".jsonl":
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _text_of_row(json.loads(line), number)
+            return
+        piece: list[str] = []
+        size = 0
+        for line in lines:
+            piece.append(line)
+            size += len(line)
+            if size >= DOCUMENT_CHARACTERS:
+                yield "".join(piece)
+                piece, size = [], 0
+        if piece:
+            yield "".join(piece)
+
+
+def _text_of_row(row: Any, number: int) -> str:
+    """Return the field `text` of a row, else all its texts, one a line."""
+    if isinstance(row, dict):
+        if isinstance(row.get("text"), str):
+            return str(row["text"])
+        texts = [value for value in row.values() if isinstance(value, str)]
+        if texts:
+            return "\n".join(texts)
+    raise ValueError(f"line {number} has no text")

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from distillation.config import (
+    TEXT_ALONE,
     AlignmentSettings,
     EvaluationSettings,
     ModelReference,

@@ -90,12 +90,9 @@ class BatchView:
         self._needs_layers = needs_layers
         self.used_BT = batch["shift_labels"] != IGNORED
         self.labels_N = batch["shift_labels"][self.used_BT]
-
-    @functools.cached_property
-    def layer(self) -> OutputLayer:
+        # Not when first asked for: a term that looks at it without a graph would leave it without one.
+        self.layer = OutputLayer(student.hidden_BTD[self.used_BT], student.weight_VD, student.bias_V)
         """The student's output layer over the used positions."""
-        student = self.student
-        return OutputLayer(student.hidden_BTD[self.used_BT], student.weight_VD, student.bias_V)
 
     @property
     def window_N(self) -> Tensor:

@@ -18,46 +18,7 @@ from distillation.objectives.distillation import DistillationObjective
 from distillation.teacher.live import LiveTeacher
 from distillation.training.trainer import distilling
 from distillation.training.windows import WindowCollator
-
-TEXTS = [
-    "Return a new list containing all 1234 items.\n    >>> x = [1, 2]\n",
-    "The naïve café — ValueError if it is closed.",
-    "K-means clustering and vector quantization: code to be in UTC, states and different requests.\n",
-    "ok",
-]
-
-
-@pytest.fixture(scope="module")
-def models(tiny_teacher_dir: Path, tiny_student_dir: Path):
-    teacher, student = ModelReference(path=str(tiny_teacher_dir)), ModelReference(path=str(tiny_student_dir))
-    return {
-        "teacher": load_model(teacher, "teacher", dtype="float32"),
-        "student": load_model(student, "student", dtype="float32"),
-        "teacher_tokenizer": load_tokenizer(teacher, "teacher"),
-        "student_tokenizer": load_tokenizer(student, "student"),
-    }
-
-
-def make_batch(models, strategy: str, same: bool):
-    """Return (student, aligner, batch); `same` gives the student the teacher's tokenizer and architecture."""
-    tokenizer = models["teacher_tokenizer" if same else "student_tokenizer"]
-    student = copy.deepcopy(models["teacher" if same else "student"]).train().requires_grad_(True)
-    if same:
-        torch.manual_seed(5)
-        with torch.no_grad():
-            for parameter in student.parameters():
-                parameter.add_(0.05 * torch.randn_like(parameter))
-    aligner = build_aligner(
-        strategy,
-        models["teacher_tokenizer"],
-        tokenizer,
-        num_teacher_rows=models["teacher"].config.vocab_size,
-        num_student_rows=student.config.vocab_size,
-    )
-    pairs = PairEncoder(models["teacher_tokenizer"], tokenizer).encode(TEXTS)
-    assert None not in pairs
-    return student, aligner, WindowCollator(0, 0, aligner)(pairs)
-
+from objective_reference import TEXTS, make_batch
 
 def weighted(weight: float, name: str = "forward_kl") -> TermWeights:
     return TermWeights(cross_entropy=1 - weight, **{name: weight})

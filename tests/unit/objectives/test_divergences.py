@@ -19,6 +19,16 @@ def random_pair(seed: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Te
     return target, torch.randn(5, 11, generator=generator, dtype=dtype)
 
 
+def head_share(p: list[float], q: list[float]) -> float:
+    """Share of sum |p - q| on the likeliest tokens of p, taken until half of the mass is reached."""
+    head, mass = 0.0, 0.0
+    for index in sorted(range(len(p)), key=lambda index: -p[index]):
+        if mass < 0.5:
+            head += abs(p[index] - q[index])
+        mass += p[index]
+    return head / sum(abs(x - y) for x, y in zip(p, q, strict=True))
+
+
 def textbook(name: str, p: list[float], q: list[float], skew: float) -> float:
     """Plain Python, one term at a time."""
     from math import log
@@ -30,12 +40,14 @@ def textbook(name: str, p: list[float], q: list[float], skew: float) -> float:
         return [share * x + (1 - share) * y for x, y in zip(a, b, strict=True)]
 
     middle = mix(p, q, 0.5)
+    share = head_share(p, q)
     return {
         "forward_kl": lambda: kl(p, q),
         "reverse_kl": lambda: kl(q, p),
         "jensen_shannon": lambda: (kl(p, middle) + kl(q, middle)) / 2,
         "skewed_forward_kl": lambda: kl(p, mix(p, q, skew)),
         "skewed_reverse_kl": lambda: kl(q, mix(q, p, skew)),
+        "adaptive_kl": lambda: share * kl(p, q) + (1 - share) * kl(q, p),
         "total_variation": lambda: sum(abs(x - y) for x, y in zip(p, q, strict=True)) / 2,
     }[name]()
 
@@ -53,6 +65,17 @@ def test_equals_the_textbook(name: DivergenceName) -> None:
 def test_gradient_by_finite_differences(name: DivergenceName) -> None:
     target, logits = random_pair(1)
     logits.requires_grad_()
+    if name == "adaptive_kl":  # its weights follow the student, and carry no gradient
+        value = divergence(name, target, logits.log_softmax(-1), 0.1).sum()
+        (found,) = torch.autograd.grad(value, logits)
+        shares = [
+            head_share(p.tolist(), q.tolist()) for p, q in zip(target, logits.softmax(-1), strict=True)
+        ]
+        share = torch.tensor(shares, dtype=torch.float64)
+        parts = [divergence(kind, target, logits.log_softmax(-1), 0.1) for kind in ("forward_kl", "reverse_kl")]
+        (expected,) = torch.autograd.grad((share * parts[0] + (1 - share) * parts[1]).sum(), logits)
+        torch.testing.assert_close(found, expected)
+        return
     assert torch.autograd.gradcheck(lambda z: divergence(name, target, z.log_softmax(-1), 0.1), logits)
 
 

@@ -51,7 +51,7 @@ def check_text(
         # A model's window ends where its own tokens end, so the two sides end at different bytes.
         EncodedPair(_first(pair.teacher, teacher_end), pair.student, pair.num_bytes),
         EncodedPair(pair.teacher, _first(pair.student, student_end), pair.num_bytes),
-        *check_pieces(pair, max_tokens),
+        *check_pieces(pair, max_tokens)[:2],
     ]
     check_alignment(batch, spans.align_spans(batch))
     check_groups(batch)
@@ -168,17 +168,19 @@ def slow_cuts(teacher: list[int], student: list[int], max_tokens: int) -> list[t
     result = []
     here = 0
     while here + 1 < len(cuts):
-        fitting = [
-            there
-            for there in range(here + 1, len(cuts))
-            if all(cuts[there][side] - cuts[here][side] <= max_tokens for side in (0, 1))
-        ]
-        there = fitting[-1] if fitting else here + 1
-        if fitting:
-            stretch = tuple(slice(cuts[here][side], cuts[there][side]) for side in (0, 1))
-            result.append((stretch[0], stretch[1]))
-        here = there
+        there = here
+        while there + 1 < len(cuts) and _tokens_between(cuts[here], cuts[there + 1]) <= max_tokens:
+            there += 1
+        if there > here:
+            (teacher_begin, student_begin), (teacher_end, student_end) = cuts[here], cuts[there]
+            result.append((slice(teacher_begin, teacher_end), slice(student_begin, student_end)))
+        # A stretch that does not fit alone is left out.
+        here = max(there, here + 1)
     return result
+
+
+def _tokens_between(one: tuple[int, int], other: tuple[int, int]) -> int:
+    return max(other[0] - one[0], other[1] - one[1])
 
 
 def _first(text: EncodedText, num_tokens: int) -> EncodedText:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from alignment_families import BUILDERS, byte_level, text_of, variants_of
 from alignment_reference import (
     END,
     SENTENCES,
@@ -19,7 +20,7 @@ from alignment_reference import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from distillation.alignment.pairs import PairEncoder
 from distillation.alignment.token_bytes import byte_alphabet, same_tokenizer, tokens_as_bytes
@@ -121,14 +122,133 @@ def test_wordpiece_reads_words_with_one_space_between() -> None:
     assert any(token and not token.startswith(b" ") for token in encoder.teacher_bytes.table)
 
 
-def test_unknown_family_is_refused_in_one_line() -> None:
-    tokenizer = Tokenizer(models.BPE({"a</w>": 0}, [], end_of_word_suffix="</w>"))
+@pytest.mark.parametrize("family", BUILDERS)
+def test_tables_equal_the_published_rules(family: str) -> None:
+    for variant in variants_of(family):
+        tokens = tokens_as_bytes(variant.tokenizer)
+        assert {i: piece for i, piece in enumerate(tokens.table) if piece is not None} == variant.table
+        assert not tokens.special_ids & set(variant.table)
+
+
+def test_families_are_told_apart() -> None:
+    found = {
+        family: [tokens_as_bytes(variant.tokenizer).family for variant in variants_of(family)]
+        for family in BUILDERS
+    }
+    assert found == {
+        "byte_level_bpe": ["byte_level_bpe"] * 3,
+        "sentencepiece_bpe": ["sentencepiece_bpe"] * 5,
+        "sentencepiece_unigram": ["sentencepiece_unigram"] * 2,
+        "words": ["wordpiece", "wordlevel"],
+        "bytes": ["literal_bpe", "byte_level_bpe"],
+        "characters": ["literal_bpe", "literal_bpe", "literal_wordlevel"],
+        "added_tokens": ["byte_level_bpe"] * 3 + ["sentencepiece_bpe"],
+    }
+
+
+def test_byte_models_have_the_ids_of_byt5() -> None:
+    from transformers import ByT5Tokenizer
+
+    slow = ByT5Tokenizer(extra_ids=0)
+    for variant in variants_of("bytes"):
+        encoder = PairEncoder(variant.tokenizer, byte_level(300))
+        for text in HARD_TEXTS:
+            [pair] = encoder.encode([text])
+            check_pair(encoder, pair, text.encode())
+            assert pair.teacher.ids.tolist() == slow(text, add_special_tokens=False)["input_ids"]
+            assert pair.teacher.ends.tolist() == list(range(1, len(text.encode()) + 1))
+
+
+def words_without_marks() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer
+
+
+def end_of_word_marks() -> Tokenizer:
+    """CLIP's kind."""
+    tokenizer = Tokenizer(models.BPE({"a</w>": 0}, [], end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tokenizer
+
+
+@pytest.mark.parametrize("tokenizer", [words_without_marks(), end_of_word_marks()])
+def test_unknown_family_is_refused_in_one_line(tokenizer: Tokenizer) -> None:
     with pytest.raises(AlignmentError, match=r"no family with known bytes; use a byte-level BPE") as caught:
         tokens_as_bytes(tokenizer)
     assert "\n" not in str(caught.value)
-    with pytest.raises(AlignmentError, match="no fast implementation"):
-        tokens_as_bytes(object())
+
+
+def test_slow_tokenizers_are_refused_in_one_line() -> None:
+    from transformers import ByT5Tokenizer, CanineTokenizer
+
+    for tokenizer in (ByT5Tokenizer(), CanineTokenizer(), object()):
+        with pytest.raises(AlignmentError, match="no fast implementation") as caught:
+            tokens_as_bytes(tokenizer)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_token_without_bytes_is_none() -> None:
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("", -1.0), ("▁a", -1.0)], unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    assert tokens_as_bytes(tokenizer).table == (None, None, b" a")
+
+
+def test_added_tokens_that_eat_spaces_are_refused_not_misaligned() -> None:
+    teacher = byte_level()
+    teacher.add_tokens([AddedToken("<X>", lstrip=True), AddedToken("<Y>", rstrip=True)])
+    encoder = PairEncoder(teacher, byte_level(300))
+    texts = ["a<X> b <Y>c", "a <X> b", "a<Y> b", "a  <X>"]
+    # Nothing is eaten in the first; in each other a space has no token.
+    assert [pair is not None for pair in encoder.encode(texts)] == [True, False, False, False]
+    assert encoder.refusals == {"tokens do not give the text back (teacher)": 3}
+    # Both sides eat the same space: the bytes are equal, but they are not the text's.
+    alike = PairEncoder(teacher, teacher)
+    assert alike.encode(texts)[1:] == [None] * 3
+
+
+def test_normalised_added_tokens_are_their_normalised_text() -> None:
+    [_, lower, _, front] = variants_of("added_tokens")
+    encoder = PairEncoder(lower.tokenizer, byte_level(300))
+    [pair] = encoder.encode(["a BAR bar Bar"])
+    check_pair(encoder, pair, b"a bar bar bar")
+    assert pair.teacher.ids.tolist().count(lower.tokenizer.token_to_id("Bar")) == 3
+    encoder = PairEncoder(byte_level(300), front.tokenizer)
+    [pair] = encoder.encode(["the <X> dog"])
+    check_pair(encoder, pair, b" the <X> dog")
+    assert front.tokenizer.token_to_id("<X>") in pair.student.ids
+
+
+def test_a_literal_mark_is_a_space_to_sentencepiece_alone() -> None:
+    encoder = PairEncoder(sentencepiece_bpe(), byte_level(300))
+    check_pair(encoder, encoder.encode(["the▁dog"])[0], b" the dog")
+    encoder = PairEncoder(variants_of("bytes")[0].tokenizer, byte_level(300))
+    check_pair(encoder, encoder.encode(["the▁dog"])[0], "the▁dog".encode())
+
+
+def test_a_run_of_spaces_that_is_squeezed_is_squeezed_on_both_sides() -> None:
+    tokenizer = sentencepiece_bpe()
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Strip(left=False), normalizers.Replace(Regex(" {2,}"), "▁")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    encoder = PairEncoder(tokenizer, byte_level(300))
+    check_pair(encoder, encoder.encode(["the   dog,  a dog  "])[0], b" the dog, a dog")
+
+
+def test_a_batch_is_encoded_as_its_texts_alone() -> None:
+    generator = np.random.default_rng(0)
+    texts = [text_of(generator.bytes(20)) for _ in range(200)]
+    for first, second in (("sentencepiece_bpe", "byte_level_bpe"), ("byte_level_bpe", "added_tokens")):
+        encoder = PairEncoder(variants_of(first)[0].tokenizer, variants_of(second)[0].tokenizer)
+        together = encoder.encode(texts)
+        alone = [encoder.encode([text])[0] for text in texts]
+        assert [pair is None for pair in together] == [pair is None for pair in alone]
+        assert 20 < sum(pair is not None for pair in together) < 200
+        for one, other in zip(together, alone, strict=True):
+            for role in ("teacher", "student") if one is not None else ():
+                assert getattr(one, role).ids.tolist() == getattr(other, role).ids.tolist()
+                assert getattr(one, role).ends.tolist() == getattr(other, role).ends.tolist()
 
 
 def test_hard_texts_are_encoded_without_loss(encoder: PairEncoder) -> None:

@@ -220,6 +220,25 @@ def test_the_teacher_says_where_to_stop(strategy: str) -> None:
     assert targets.probabilities_NV[0, stop].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "turn",
+    [
+        "{{ bos_token }}[INST]\n{{ m['content'] }}\n",  # what follows an answer begins the next turn
+        "{{ m['content'] }} over{{ eos_token }}\n",  # what follows an answer is more text
+        "{{ m['content'] }}\n",  # nothing ends a turn
+    ],
+)
+def test_where_no_token_ends_a_turn_the_answer_alone_is_trained_on(turn: str) -> None:
+    student = copy.deepcopy(tokenizer("trimming"))
+    student.chat_template = "{% for m in messages %}" + turn + "{% endfor %}"
+    messages = talk("hm", "the dog", "hm", "dogs")
+    (pair,) = ChatEncoder(PairEncoder(tokenizer("chatml"), student), None, 0).encode([messages])
+    assert pair is not None
+    tokens = np.array(student.convert_ids_to_tokens(pair.student.ids))[pair.trained]
+    assert "".join(tokens).replace("Ġ", " ").replace("Ċ", "\n").strip() == "the dogdogs"
+    assert pair.num_bytes == len("hmthe doghmdogs")
+
+
 # --------------------------------------------------------------------------------------------- refusals
 
 

@@ -13,6 +13,7 @@ is repeated over all texts and its fastest run counts.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import tempfile
@@ -45,24 +46,20 @@ def measure(
         )
 
     pair = load()
-    sizes = {
+    sizes: dict[str, Any] = {
         f"num_{role}_rows": len(tokens_as_bytes(tokenizer).table)
         for role, tokenizer in zip(("teacher", "student"), pair, strict=True)
     }
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="aligners-") as folder:
-        builds = {
-            "build": {},
-            "build and keep": {"cache_dir": folder},
-            "build from cache": {"cache_dir": folder},
-        }
-        for name, options in builds.items():
-            number = 1 if name == "build and keep" else max(1, repeats)
+        for name, cache_dir, number in (
+            ("build", None, repeats),
+            ("build and keep", folder, 1),
+            ("build from cache", folder, repeats),
+        ):
             seconds[name] = min(
-                _clock(
-                    lambda pair, options=options: build_aligner(strategy, *pair, **sizes, **options), load()
-                )
-                for _ in range(number)
+                _clock(functools.partial(build_aligner, strategy, *load(), **sizes, cache_dir=cache_dir))
+                for _ in range(max(1, number))
             )
         aligner = build_aligner(strategy, *pair, **sizes, cache_dir=folder)
     encoder = PairEncoder(*pair)
@@ -130,9 +127,9 @@ def _batches(
     return best, facts
 
 
-def _clock(work: Callable[[Any], Any], ingredients: Any) -> float:
+def _clock(work: Callable[[], Any]) -> float:
     start = time.perf_counter()
-    work(ingredients)
+    work()
     return time.perf_counter() - start
 
 
@@ -167,7 +164,8 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"Aligner `{result['strategy']}`, {result['num_teacher_rows']:,} to "
-            f"{result['num_student_rows']:,} rows; {result['num_texts']:,} texts, {result['num_bytes']:,} bytes, "
+            f"{result['num_student_rows']:,} rows; "
+            f"{result['num_texts']:,} texts, {result['num_bytes']:,} bytes, "
             f"{result['num_teacher_tokens']:,} and {result['num_student_tokens']:,} tokens, "
             f"{result['num_refused']} refused; {threads['processors']} processors, "
             f"TOKENIZERS_PARALLELISM {threads['TOKENIZERS_PARALLELISM']}; fastest runs.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from zenml import step
@@ -13,6 +14,9 @@ from distillation.probing import ModelProbe
 from steps.caching import ALIGNMENT_CACHE
 from steps.recording import record_pages
 from steps.types import Corpus
+
+KEPT_ALIGNERS = Path("outputs/aligners")
+"""Aligners of earlier runs, by content. It may be deleted at any time."""
 
 
 @step(
@@ -43,7 +47,7 @@ def build_aligner(
         "num_teacher_rows": teacher_probe.architecture.num_output_rows,
         "num_student_rows": student_probe.architecture.num_output_rows,
     }
-    aligner = build_schedule(alignment.stages, *tokenizers, **rows)
+    aligner = build_schedule(alignment.stages, *tokenizers, **rows, cache_dir=KEPT_ALIGNERS)
     audit = audit_tokenizers(*tokenizers, corpus.held_out["text"], **rows)
     page = audit_page(audit)
     record_pages(

@@ -147,7 +147,10 @@ class Aligner(ABC):
 
     def content_digest(self) -> str:
         """Return the hash of all that `save` writes, without writing it."""
-        return str(self._serialise()[1]["sha256"])
+        seals = [stage._serialise()[1]["sha256"] for stage in self.stages]
+        return hashlib.sha256(
+            json.dumps([self.name, self.details, seals], sort_keys=True).encode()
+        ).hexdigest()
 
     def _serialise(self) -> tuple[bytes, dict[str, Any]]:
         """Return the tables as safetensors, and the settings with the seals of both."""

@@ -66,3 +66,26 @@ def test_hash_tells_strategies_apart(
     metadata = materializer.extract_metadata(build("prefix", tiny_teacher_dir, tiny_student_dir))
     assert metadata["strategy"] == "prefix"
     assert (metadata["num_teacher_rows"], metadata["num_student_rows"]) == (608, 400)
+
+
+def test_a_schedule_keeps_its_stages(
+    materializer: Any, tiny_teacher_dir: Path, tiny_student_dir: Path
+) -> None:
+    import torch
+
+    from distillation.alignment import Aligner
+    from distillation.alignment.schedule import ScheduledAligner
+
+    stages = [build(strategy, tiny_teacher_dir, tiny_student_dir) for strategy in ("shared", "projection")]
+    schedule = ScheduledAligner(stages, [0.5, 1.0])
+    materializer.save(schedule)
+    loaded = materializer.load(Aligner)
+    assert isinstance(loaded, ScheduledAligner)
+    digest = materializer.compute_content_hash(schedule)
+    assert materializer.compute_content_hash(loaded) == digest
+    for before, after in zip(schedule.stages, loaded.stages, strict=True):
+        assert before.tables.keys() == after.tables.keys()
+        assert all(torch.equal(table, after.tables[name]) for name, table in before.tables.items())
+    assert materializer.compute_content_hash(ScheduledAligner(stages, [0.4, 1.0])) != digest
+    stages[0].tables["teacher_of_student"] = stages[0].tables["teacher_of_student"] + 1
+    assert materializer.compute_content_hash(schedule) != digest

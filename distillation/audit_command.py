@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from distillation.alignment.audit import TokenizerAudit
 
 TOKENIZER, TOKENIZER_CONFIG, CONFIG = FILES = ("tokenizer.json", "tokenizer_config.json", "config.json")
-HUB_TIMEOUT = 8.0
+HUB_TIMEOUT = 5.0
 """Seconds within which the hub must say what a repository holds; its client would retry for far longer."""
 DOCUMENT_CHARACTERS = 8_000
 """Text files are audited in pieces of about this length, cut at line ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from distillation.alignment.pairs import EncodedPair, PairEncoder
 from distillation.alignment.spans import align_spans
 from distillation.alignment.token_bytes import tokens_as_bytes
 from distillation.alignment.vocabularies import map_specials
+from distillation.audit_command import read_texts
 
 NUM_TEACHER_ROWS, NUM_STUDENT_ROWS = 151_936, 49_152
 CODE = "def f(x):\n    if x:\n        return  x + 1\n\n\n    return {\n\t'a': 10,\n    }\n" * 6
@@ -227,3 +229,56 @@ def test_audit_sees_that_code_is_harder_than_prose(tokenizers: dict[str, Any], a
     assert audit.corpus is not None
     assert code.one_to_one_student_token_share < audit.corpus.one_to_one_student_token_share - 0.1
     assert code.whitespace_hazard_share > audit.corpus.whitespace_hazard_share + 0.05
+
+
+def python_library(num_bytes: int) -> list[str]:
+    """Modules of Python's own library, each as one text."""
+    texts: list[str] = []
+    for file in sorted(Path(inspect.getfile(inspect)).parent.glob("*.py")):
+        if sum(map(len, texts)) < num_bytes:
+            texts.append(file.read_text(encoding="utf-8"))
+    return texts
+
+
+@pytest.mark.parametrize(
+    ("corpus", "least_share", "most_shared", "kind", "script"),
+    [
+        ("novels", 0.995, 0.90, "prose", "Latin"),
+        ("python", 0.99, 0.65, "code", "Latin"),
+        ("problems", 0.99, 0.96, "maths", "common"),
+        ("pud-en.txt", 0.97, 0.95, "prose", "Latin"),
+        ("pud-de.txt", 0.97, 0.50, "prose", "Latin"),
+        ("pud-zh.txt", 0.97, 0.12, "prose", "Han"),
+        ("pud-ar.txt", 0.97, 0.12, "prose", "Arabic"),
+    ],
+)
+def test_prefix_reaches_nearly_all_positions_and_shared_does_not(
+    tokenizers: dict[str, Any],
+    shared_dir: Path,
+    corpus: str,
+    least_share: float,
+    most_shared: float,
+    kind: str,
+    script: str,
+) -> None:
+    corpora = shared_dir / "corpora"
+    if corpus == "novels":
+        files = [corpora / "pride-and-prejudice.txt", corpora / "middlemarch.txt"]
+        texts = list(read_texts(files, 500_000))
+    elif corpus == "python":
+        texts = python_library(400_000)
+    elif corpus == "problems":
+        texts = list(read_texts([shared_dir / "evals" / "gsm8k_train.jsonl"], 200_000))
+    else:
+        texts = (corpora / corpus).read_text(encoding="utf-8").splitlines()
+    # Windows as in training: what they cannot hold counts as lost.
+    found = audit_tokenizers(tokenizers["qwen2"], tokenizers["smollm"], texts, window_length=256).corpus
+    assert found is not None
+    assert found.num_positions > 20_000
+    prefix, shared = found.coverage["prefix"], found.coverage["shared"]
+    assert prefix.share_with_target >= least_share
+    assert prefix.share_with_target + sum(prefix.causes_without_target.values()) == pytest.approx(1.0)
+    assert shared.share_with_target < min(most_shared, found.coverage["projection"].share_with_target)
+    # The slices are what the corpus is known to be.
+    assert next(iter(found.scripts)) == script
+    assert max(found.kinds, key=lambda name: found.kinds[name].share_of_positions) == kind

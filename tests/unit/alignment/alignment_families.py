@@ -13,7 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from alignment_reference import END, SENTENCES, gpt2_letters, sentencepiece_bpe, trained_byte_level
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 NFC, NFKC, LOWER = normalizers.NFC(), normalizers.NFKC(), normalizers.Lowercase()
 STRIP_RIGHT = normalizers.Strip(left=False, right=True)
@@ -194,9 +204,18 @@ def byte_level(size: int = 380, normalizer: normalizers.Normalizer | None = None
     return tokenizer
 
 
+def put_around(tokenizer: Tokenizer, begin: str, end: str) -> None:
+    """Let `tokenizer` put special tokens around a text, where it is asked for them."""
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A {end}".strip(),
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (begin, end) if token],
+    )
+
+
 def byte_level_variants() -> list[Variant]:
     runs = trained_byte_level(400, nfc=True)
     runs.add_tokens(["  ", "    "])
+    put_around(runs, END, "")
     in_front = trained_byte_level(320, split_digits=True)
     in_front.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     by_normaliser = byte_level(normalizer=normalizers.Sequence([NFC, normalizers.ByteLevel()]))
@@ -210,6 +229,7 @@ def byte_level_variants() -> list[Variant]:
 
 def sentencepiece_bpe_variants() -> list[Variant]:
     tokenizers = [sentencepiece_bpe()]
+    put_around(tokenizers[0], "<s>", "</s>")
     for scheme in ("first", "always", "never"):
         tokenizer = sentencepiece_bpe()
         tokenizer.normalizer = normalizers.Sequence([])
@@ -282,6 +302,7 @@ def word_variants() -> list[Variant]:
     )
     pieces.train_from_iterator([*TRAINING, *FRAGMENTS], trainer)
     pieces.add_tokens([AddedToken("foo", single_word=True)])
+    put_around(pieces, "[CLS]", "[SEP]")
     words = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     words.normalizer = normalizers.Sequence([LOWER, NFC])
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -325,7 +346,8 @@ def character_variants() -> list[Variant]:
     lossy = Tokenizer(models.BPE(vocabulary, []))
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    for tokenizer in (without_merges, lossy, words):
+    # The last one's unknown token is not marked as a special one.
+    for tokenizer in (without_merges, lossy):
         tokenizer.add_special_tokens(["<unk>", "</s>"])
     return [Variant(tokenizer, str.encode, is_complete=False) for tokenizer in (without_merges, lossy, words)]
 

@@ -27,8 +27,9 @@ def encoder_of(teacher: int, student: int) -> PairEncoder:
 def check_example(family: str, data: bytes) -> bool:
     """Check one text; the first bytes choose the variant, its partner, the order and the cut."""
     own = all_variants().index(variants_of(family)[data[0] % len(variants_of(family))])
-    # Every other partner writes any text, else most texts would be refused.
-    other = data[1] // 2 % len(all_variants()) if data[1] % 2 else data[1] // 2 % 2
+    # Half of the partners write any text, else most texts would be refused; one in eight is itself.
+    kind, place = data[1] % 8, data[1] // 8
+    other = own if kind == 0 else place % 2 if kind < 5 else place % len(all_variants())
     teacher, student = (own, other) if data[2] % 2 else (other, own)
     sides: tuple[Variant, Variant] = (all_variants()[teacher], all_variants()[student])
     # Few random texts are in the reach of a tokenizer without a way to write any character.

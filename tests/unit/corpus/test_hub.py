@@ -37,7 +37,9 @@ for job in json.loads(sys.argv[1]):
     start = time.perf_counter()
     try:
         intake = _read_documents(settings.sources[0], settings, SourceNotes(hub.HubReach(4.0)))
-        answer = {"num_read": intake.num_read, "texts": [one.text for one in intake.train.finish()]}
+        documents = intake.train.finish()
+        answer = {"num_read": intake.num_read, "texts": [one.text for one in documents]}
+        answer["num_conversations"] = sum(one.messages is not None for one in documents)
     except CorpusError as error:
         answer = {"error": str(error)}
     print("ANSWER " + json.dumps(answer | {"seconds": time.perf_counter() - start}), flush=True)
@@ -71,6 +73,21 @@ def _parquet(rows: list[str], **options) -> bytes:
     return buffer.getvalue()
 
 
+def _talks(count: int) -> bytes:
+    generator = random.Random(0)
+    words = [f"w{i}" for i in range(3000)]
+    roles = ("user", "assistant")
+    talks = [
+        [{"role": role, "content": " ".join(generator.choices(words, k=50))} for role in roles]
+        for _ in range(count)
+    ]
+    buffer = io.BytesIO()
+    pq.write_table(
+        pa.table({"talk": talks, "id": range(count)}), buffer, row_group_size=100, compression="none"
+    )
+    return buffer.getvalue()
+
+
 def _repositories() -> dict[str, dict[str, bytes]]:
     generator = random.Random(0)
     words = [f"w{i}" for i in range(3000)]
@@ -91,6 +108,7 @@ def _repositories() -> dict[str, dict[str, bytes]]:
             shard: _parquet(pages, row_group_size=50, compression="none"),
             shard.replace("00000-of", "00001-of"): _parquet(["not this one"]),
         },
+        "some/talks": {"README.md": b"", "small.parquet": _talks(300), "large.parquet": _talks(3000)},
     }
 
 
@@ -112,6 +130,12 @@ def answers(tmp_path_factory) -> dict:
     """Several sources, read by a fresh process: the clients read HF_ENDPOINT when they are imported."""
     home = tmp_path_factory.mktemp("hub")
     wikitext = {"kind": "hub", "path": "Salesforce/wikitext", "name": "wikitext-2-raw-v1"}
+    talks = {"kind": "hub", "path": "some/talks", "messages_column": "talk"}
+    limits = {"max_train_bytes": 60_000, "max_held_out_bytes": 3_000}
+    talk_jobs = [
+        {"sources": [talks | {"data_files": ["small.parquet"]}]},
+        {"sources": [talks | {"data_files": ["large.parquet"]}], **limits},
+    ]
     jobs = [
         {"sources": ["wikitext"], "held_out_share": 0.1},
         {"sources": ["openwebtext"], "max_train_bytes": 150_000, "max_held_out_bytes": 7_000},
@@ -128,9 +152,16 @@ def answers(tmp_path_factory) -> dict:
     with module.serving(repositories, commits=commits) as server:
         online = _run(server.endpoint, home, jobs)
         requests, num_bytes = list(server.requests), server.num_bytes_sent
+        talked = _run(server.endpoint, home, talk_jobs)
     pinned_elsewhere = {"sources": [wikitext | {"revision": "0" * 40}]}
     offline = _run(server.endpoint, home, [jobs[0], jobs[1], pinned_elsewhere], HF_HUB_OFFLINE="1")
-    return {"online": online, "offline": offline, "requests": requests, "num_bytes": num_bytes}
+    return {
+        "online": online,
+        "offline": offline,
+        "talked": talked,
+        "requests": requests,
+        "num_bytes": num_bytes,
+    }
 
 
 def test_wikitext_preset(answers):
@@ -150,6 +181,15 @@ def test_openwebtext_preset_fetches_only_what_is_used(answers):
     shard = len(_repositories()["Skylion007/openwebtext"][HUB_PRESETS["openwebtext"]["data_files"][0]])
     assert answers["num_bytes"] < 0.5 * shard
     assert not any("wikitext-103-raw-v1/train" in line for line in answers["requests"])
+
+
+def test_conversations_downloaded_and_streamed(answers):
+    small, large = answers["talked"]
+    assert small["num_read"] == 300
+    assert large["num_read"] < 1000
+    for answer in (small, large):
+        assert all(text.count("\n\n") == 1 and len(text.split()) == 100 for text in answer["texts"])
+        assert answer["num_conversations"] == len(answer["texts"]) > 100
 
 
 @pytest.mark.parametrize(

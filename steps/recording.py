@@ -40,9 +40,7 @@ def pipeline_run_spec() -> RunSpec:
 def describe_settings(settings: Settings) -> str:
     """Return a short name that tells runs of one experiment apart."""
     objective = settings.objective
-    return (
-        f"{settings.alignment.name} {objective.terms.description} seed {settings.seed}"
-    )
+    return f"{settings.alignment.name} {objective.terms.description} seed {settings.seed}"
 
 
 def comparable_tags(settings: Settings, variant: str = "distilled") -> dict[str, str]:

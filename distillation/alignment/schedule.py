@@ -1,7 +1,7 @@
 """A schedule: one aligner after another along training.
 
-A stage ends at a share of the steps. `shared` first and `prefix` after, for example, begins with the positions
-where both tokenizers agree and goes on with all of them. The stages share nothing but the vocabularies.
+A stage ends at a share of the steps. `shared` first and `prefix` after, for example, begins with the
+positions where both tokenizers agree and goes on with all of them. The stages share nothing but the vocabularies.
 
 Invariant: saved and loaded, each stage gives the same targets to the bit.
 """
@@ -37,7 +37,9 @@ class ScheduledAligner(Aligner):
     name = "schedule"
 
     def __init__(self, stages: Sequence[Aligner], ends: Sequence[float]) -> None:
-        details = {"stages": [[stage.name, end, stage.details] for stage, end in zip(stages, ends, strict=True)]}
+        details = {
+            "stages": [[stage.name, end, stage.details] for stage, end in zip(stages, ends, strict=True)]
+        }
         super().__init__(stages[0].num_teacher_rows, stages[0].num_student_rows, {}, details)
         self._stages, self.ends = tuple(stages), tuple(ends)
 

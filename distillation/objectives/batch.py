@@ -8,7 +8,7 @@ Everything of the teacher is made when it is first asked for: an objective witho
 nothing. A used position is one with a label: padding, prompts and special tokens have none.
 """
 
-# ruff: noqa: N815 - the shape suffixes stand in field names too.
+# ruff: noqa: N802, N815 - the shape suffixes stand in field names too.
 from __future__ import annotations
 
 import functools

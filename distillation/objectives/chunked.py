@@ -13,6 +13,7 @@ trained beside it.
 Invariant: value and gradients equal those of the dense loss.
 """
 
+# ruff: noqa: N815 - the shape suffixes stand in field names too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence

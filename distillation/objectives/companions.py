@@ -125,15 +125,8 @@ class CrossModelAttention(Companion):
         return Targets(target_mV, torch.zeros_like(target_mV[:, 0]), is_right_m), loss
 
 
-def build_companion(
-    kind: str | None, teacher: Any, student: Any, *, num_student_rows: int, rank: int
-) -> Companion | None:
-    """Return the companion that an aligner of kind `learned` or `attention` needs; None for others.
-
-    `teacher` and `student` are the models.
-    """
-    if kind is None:
-        return None
+def build_companion(kind: str, teacher: Any, student: Any, num_student_rows: int, rank: int) -> Companion:
+    """Return the companion of an aligner of kind `learned` or `attention` for two models."""
     teacher_width = teacher.get_input_embeddings().weight.shape[1]
     if kind == "learned":
         return LearnedCorrection(teacher_width, num_student_rows, rank)

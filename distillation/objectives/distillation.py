@@ -6,8 +6,8 @@ them with a target, D width, U teacher vocabulary, V student vocabulary.
 It is a weighted sum of terms over positions, divided by the number of student tokens:
 
     cross_entropy                        on the text, at every position
-    forward_kl, reverse_kl, ...          T^2 x divergence(target || student at temperature T) over the aligner's
-                                         target; a position without one costs its cross-entropy instead
+    forward_kl, reverse_kl, ...          T^2 x divergence(target || student at temperature T) over the
+                                         aligner's target; a position without one costs its cross-entropy
     likelihood, uld, gold                one file each
     hidden, attention                    `layers`: inner states, pooled over groups
 
@@ -17,7 +17,6 @@ Invariants: equal tokenizers make this plain knowledge distillation; cross_entro
 modelling; the sum of the terms one by one is the whole.
 """
 
-# ruff: noqa: N815 - the shape suffixes stand in field names too.
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -153,7 +152,7 @@ class DistillationObjective:
             aligner,
             self.settings.temperature,
             suffix=stage_suffix(stage),
-            companion=self.modules[name] if name in self.modules else None,  # type: ignore[arg-type]
+            companion=self.modules[name] if name in self.modules else None,  # type: ignore[arg-type] # noqa: SIM401
         )
 
     def _layer_term(self, name: str, view: BatchView) -> tuple[Tensor, Tensor]:
@@ -171,7 +170,9 @@ def stage_suffix(stage: int) -> str:
 class _LogitTerms:
     """The terms that read logits, for one batch."""
 
-    def __init__(self, objective: DistillationObjective, view: BatchView, weights: Mapping[str, float]) -> None:
+    def __init__(
+        self, objective: DistillationObjective, view: BatchView, weights: Mapping[str, float]
+    ) -> None:
         self.objective, self.view, self.weights = objective, view, weights
         self.divergences = [name for name in DIVERGENCES if name in weights]
         self.source = objective.target_source(view) if self.divergences else None

@@ -51,9 +51,9 @@ class HiddenProjections(nn.Module):
 
 def build_projections(teacher: Any, student: Any, num_layers: int) -> HiddenProjections:
     """Return the projections between two models, for as many layers as `matched_layers` gives."""
-    widths = [model.config.get_text_config().hidden_size for model in (student, teacher)]
-    depths = [model.config.get_text_config().num_hidden_layers for model in (student, teacher)]
-    return HiddenProjections(*widths, len(matched_layers(*depths, num_layers)))
+    ours, theirs = (model.config.get_text_config() for model in (student, teacher))
+    pairs = matched_layers(ours.num_hidden_layers, theirs.num_hidden_layers, num_layers)
+    return HiddenProjections(ours.hidden_size, theirs.hidden_size, len(pairs))
 
 
 def hidden_loss(view: BatchView, projections: HiddenProjections, num_layers: int) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 Legend, at the end of names: B windows, S teacher positions, D width, n rows, U teacher vocabulary.
 """
 
-# ruff: noqa: N815 - the shape suffixes stand in field names too.
+# ruff: noqa: N802, N815 - the shape suffixes stand in field names too.
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Which share of the gradient each term of an objective has: the guard against a term that drowns the others.
 
-Losses of different kinds have different scales, and their values say nothing of it: a distillation term that
-is a hundredth of cross-entropy in its gradient is a weight nobody chose. So each weighted term's gradient with
-respect to the student's parameters is formed by itself, on a few windows of the batch at hand, and
+Losses of different kinds have different scales, and their values say nothing of it: a distillation term
+that is a hundredth of cross-entropy in its gradient is a weight nobody chose. So each weighted term's
+gradient with respect to the student's parameters is formed by itself, on a few windows of the batch, and
 
     share of a term = norm of its gradient / sum of the norms of all.
 

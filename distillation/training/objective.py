@@ -94,15 +94,11 @@ def _modules(job: Job, aligner: Aligner, teacher: PreTrainedModel, student: PreT
             continue
         if not LogitsReader(student).is_split or not LogitsReader(teacher).is_split:
             raise ModelError(
-                f"alignment.strategy = {stage.name!r}: needs models whose logits are a linear layer over their "
-                "last states; use prefix"
+                f"alignment.strategy = {stage.name!r}: needs models whose logits are a linear layer over "
+                "their last states; use prefix"
             )
         modules[f"companion{index}"] = build_companion(
-            stage.companion,
-            teacher,
-            student,
-            num_student_rows=aligner.num_student_rows,
-            rank=job.alignment.rank,
+            stage.companion, teacher, student, aligner.num_student_rows, job.alignment.rank
         )
     if job.objective.terms.hidden > 0:
         modules["hidden"] = build_projections(teacher, student, job.objective.layers.num_layers)

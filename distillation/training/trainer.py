@@ -62,7 +62,11 @@ def distilling(student: PreTrainedModel, objective: DistillationObjective) -> It
 
 
 def _student_output(
-    student: PreTrainedModel, objective: DistillationObjective, split: bool, original: Any, batch: dict[str, Any]
+    student: PreTrainedModel,
+    objective: DistillationObjective,
+    split: bool,
+    original: Any,
+    batch: dict[str, Any],
 ) -> StudentOutput:
     """Run the student's body on a batch; its own whole forward pass where that alone gives its logits."""
     outputs = (student.base_model if split else original)(
@@ -73,7 +77,7 @@ def _student_output(
         output_attentions=objective.needs_attentions,
     )
     inner = (tuple(outputs.hidden_states or ()), tuple(outputs.attentions or ()))
-    embedding = student.get_input_embeddings().weight
+    embedding: Any = student.get_input_embeddings().weight
     if not split:
         return StudentOutput(outputs.logits, None, None, outputs.logits.shape[-1], *inner, embedding)
     head = student.get_output_embeddings()
@@ -92,6 +96,7 @@ class DistillationTrainer(Trainer):
         lengths: student tokens of each training window, to batch windows of like length.
     """
 
+    objective: DistillationObjective
     loss_is_scaled_for_ga = True  # the objective divides by the tokens of the whole accumulated batch
 
     def __init__(
@@ -182,13 +187,15 @@ class DistillationTrainer(Trainer):
 
     def _measure_gradient_shares(self, inputs: dict[str, Tensor]) -> None:
         """At a few steps along training, log which share of the gradient each term has."""
-        times, step = self.objective.settings.gradient_shares, self.state.global_step
+        settings, step = self.objective.settings, self.state.global_step
+        terms = tuple(settings.terms.active)
+        times = settings.gradient_shares if len(terms) > 1 else 0
         interval = max(1, self.state.max_steps // times) if times else 0
-        if not interval or step % interval or step == self.measured_at or len(self.objective.settings.terms.active) < 2:
+        if not interval or step % interval or step == self.measured_at:
             return
         self.measured_at = step
         with self.compute_loss_context_manager():
-            shares = gradient_shares(self.model, inputs, tuple(self.objective.settings.terms.active))
+            shares = gradient_shares(self.accelerator.unwrap_model(self.model), inputs, terms)
         self.log({f"gradient_share/{name}": share for name, share in shares.items()})
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:

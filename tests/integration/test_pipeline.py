@@ -65,7 +65,7 @@ def test_mlflow_holds_everything_side_by_side(first_run: Any, workplace: Any) ->
     assert {"distilled.bits_per_byte", "text_only.bits_per_byte", "teacher.bits_per_byte"} <= set(
         parent.data.metrics
     )
-    assert parent.data.params["objective.divergence"] == "forward_kl"
+    assert parent.data.params["objective.terms.forward_kl"] == "0.9"
     tags = parent.data.tags
     assert (tags["aligner"], tags["seed"], tags["variant"]) == ("prefix", "0", "distilled")
     assert tags["corpus_source"] == "documentation"
@@ -122,13 +122,17 @@ def test_another_objective_reuses_all_that_does_not_depend_on_it(
     from pipelines.distillation import distillation_pipeline
 
     assert (
-        run_command(distillation_pipeline, ["-c", workplace.config(), "objective.divergence=reverse_kl"]) == 0
+        run_command(
+            distillation_pipeline,
+            ["-c", workplace.config(), "objective.terms={cross_entropy: 0.1, reverse_kl: 0.9}"],
+        )
+        == 0
     )
     reused = {"load_corpus", "probe_models", "build_aligner", "distill_student_text_only"}
     assert {name for name, status in statuses().items() if status == "cached"} == reused
     newest, first = parents(workplace)
-    assert newest.data.params["objective.divergence"] == "reverse_kl"
-    assert newest.data.tags["divergence"] == "reverse_kl"
+    assert newest.data.params["objective.terms.reverse_kl"] == "0.9"
+    assert newest.data.tags["objective"] == "0.1 cross_entropy + 0.9 reverse_kl"
     assert newest.data.metrics["text_only.bits_per_byte"] == pytest.approx(
         first.data.metrics["text_only.bits_per_byte"], rel=1e-6
     )

@@ -22,10 +22,10 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
         ({"training": {"batch_sise": 4}}, ["training.batch_sise = 4", "did you mean batch_size?"]),
         ({"training": {"batch_size": -3}}, ["training.batch_size = -3", "must be greater than 0"]),
         ({"training": {"batch_size": "many"}}, ["training.batch_size = 'many'", "integer"]),
-        ({"objective": {"divergence": "kl"}}, ["objective.divergence = 'kl'", "forward_kl"]),
+        ({"objective": {"terms": {"kl": 1}}}, ["objective.terms.kl = 1", "forward_kl"]),
         (
-            {"objective": {"distillation_weight": 1.5}},
-            ["objective.distillation_weight = 1.5", "less than or equal"],
+            {"objective": {"terms": {"forward_kl": -1.5}}},
+            ["objective.terms.forward_kl = -1.5", "greater than or equal"],
         ),
         ({"corpus": {"sources": []}}, ["corpus.sources", "at least one source"]),
         ({"corpus": {"sources": ["wikitxt"]}}, ["corpus.sources.0 = 'wikitxt'", "wikitext", "openwebtext"]),

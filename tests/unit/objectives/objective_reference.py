@@ -55,7 +55,9 @@ def dense_logits(models: Any, student: Any, batch: dict[str, Tensor]) -> tuple[T
     return student_BTV, teacher_BSU
 
 
-def walk_groups(teacher_ends: Sequence[int], student_ends: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+def walk_groups(
+    teacher_ends: Sequence[int], student_ends: Sequence[int]
+) -> list[tuple[list[int], list[int]]]:
     """(teacher positions, student positions) of each group, by walking both lists of byte ends."""
     groups, i, j = [], 0, 0
     while i < len(teacher_ends) and j < len(student_ends):
@@ -128,26 +130,24 @@ def gold_group(
     merged_t = teacher[rows[-1]]
     for k in rows[:-1]:
         merged_t = merged_t * teacher[k, labels[1][k]].clamp_min(1e-8)
-    jsd = torch.zeros((), dtype=student.dtype)
-    for t, s in matched:
-        p, q = merged_t[t].clamp_min(1e-8), merged_s[s].clamp_min(1e-8)
-        if beta in (0.0, 1.0):
-            jsd = jsd + (p * (p / q).log() if beta == 0.0 else q * (q / p).log())
-            continue
-        middle = beta * p + (1 - beta) * q
-        jsd = jsd + beta * p * (p / middle).log() + (1 - beta) * q * (q / middle).log()
+    p = merged_t[[t for t, _ in matched]].clamp_min(1e-8)
+    q = merged_s[[s for _, s in matched]].clamp_min(1e-8)
+    middle = beta * p + (1 - beta) * q
+    jsd = (beta * p * (p / middle).log() + (1 - beta) * q * (q / middle).log()).sum()
+    if beta in (0.0, 1.0):
+        jsd = (p * (p / q).log()).sum() if beta == 0.0 else (q * (q / p).log()).sum()
     theirs, ours = {t for t, _ in matched}, {s for _, s in matched}
-    rest_t = [merged_t[t] for t in range(len(merged_t)) if t not in theirs]
-    rest_s = [merged_s[s] for s in range(len(merged_s)) if s not in ours]
+    rest_t = merged_t[[t for t in range(len(merged_t)) if t not in theirs]]
+    rest_s = merged_s[[s for s in range(len(merged_s)) if s not in ours]]
     rest = sorted_difference(rest_s, rest_t)
     weight = len(matched) / len(merged_t)
     return weight * jsd + (1 - weight) * rest
 
 
-def sorted_difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+def sorted_difference(one: Tensor, other: Tensor) -> Tensor:
     """Sum of |a - b| over both lists sorted from large to small, the shorter one filled up with zeros."""
-    size = max(len(one), len(other))
-    zero = torch.zeros((), dtype=(one or other)[0].dtype)
-    first = sorted(one, key=Tensor.item, reverse=True) + [zero] * (size - len(one))
-    second = sorted(other, key=Tensor.item, reverse=True) + [zero] * (size - len(other))
-    return sum(((a - b).abs() for a, b in zip(first, second, strict=True)), zero)
+    first, second = (sorted(side.unbind(), key=Tensor.item, reverse=True) for side in (one, other))
+    size = max(len(first), len(second))
+    zero = torch.zeros((), dtype=one.dtype)
+    lists = [torch.stack(side + [zero] * (size - len(side))) for side in (first, second)]
+    return (lists[0] - lists[1]).abs().sum()

@@ -9,9 +9,7 @@ from distillation.objectives.chunked import OutputLayer, chunked_output_loss, ch
 
 
 def loss_pieces(labels: torch.Tensor):
-    def loss_of_chunk(
-        layers: tuple[torch.Tensor, ...], chunk: slice
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss_of_chunk(layers: tuple[torch.Tensor, ...], chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
         logits = layers[0]
         losses = torch.nn.functional.cross_entropy(logits, labels[chunk], reduction="none")
         return (losses**2).sum(), torch.stack([losses.sum(), losses.new_tensor(float(len(losses)))])

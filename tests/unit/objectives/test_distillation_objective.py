@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from objective_reference import TEXTS, make_batch
 
-from distillation.alignment import PairEncoder, build_aligner
+from distillation.alignment import PairEncoder
 from distillation.alignment.base import Rows
-from distillation.config import TEXT_ALONE, ModelReference, ObjectiveSettings, TermWeights
-from distillation.models import load_model, load_tokenizer
+from distillation.config import TEXT_ALONE, ObjectiveSettings, TermWeights
 from distillation.objectives.distillation import DistillationObjective
 from distillation.teacher.live import LiveTeacher
 from distillation.training.trainer import distilling
 from distillation.training.windows import WindowCollator
-from objective_reference import TEXTS, make_batch
+
 
 def weighted(weight: float, name: str = "forward_kl") -> TermWeights:
     return TermWeights(cross_entropy=1 - weight, **{name: weight})
@@ -31,8 +29,10 @@ def run(models, student, aligner, batch, **settings):
         outputs = student(**batch)
         outputs["loss"].backward()
     grads = {name: parameter.grad.clone() for name, parameter in student.named_parameters()}
-    return outputs["loss"].item(), grads, dict(
-        zip(objective.statistic_names, outputs["statistics"].tolist(), strict=True)
+    return (
+        outputs["loss"].item(),
+        grads,
+        dict(zip(objective.statistic_names, outputs["statistics"].tolist(), strict=True)),
     )
 
 
@@ -114,7 +114,9 @@ def reference_loss(models, student, aligner, batch, settings: ObjectiveSettings)
 def test_equals_the_slow_reference(models, strategy: str) -> None:
     student, aligner, batch = make_batch(models, strategy, same=False)
     settings = ObjectiveSettings(terms=weighted(0.6), temperature=1.5, chunk_size=7)
-    loss, grads, statistics = run(models, student, aligner, batch, terms=settings.terms, temperature=1.5, chunk_size=7)
+    loss, grads, statistics = run(
+        models, student, aligner, batch, terms=settings.terms, temperature=1.5, chunk_size=7
+    )
     assert statistics["num_targets"] > 0
     student.zero_grad()
     expected = reference_loss(models, student, aligner, batch, settings)

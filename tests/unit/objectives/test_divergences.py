@@ -68,11 +68,11 @@ def test_gradient_by_finite_differences(name: DivergenceName) -> None:
     if name == "adaptive_kl":  # its weights follow the student, and carry no gradient
         value = divergence(name, target, logits.log_softmax(-1), 0.1).sum()
         (found,) = torch.autograd.grad(value, logits)
-        shares = [
-            head_share(p.tolist(), q.tolist()) for p, q in zip(target, logits.softmax(-1), strict=True)
-        ]
+        shares = [head_share(p.tolist(), q.tolist()) for p, q in zip(target, logits.softmax(-1), strict=True)]
         share = torch.tensor(shares, dtype=torch.float64)
-        parts = [divergence(kind, target, logits.log_softmax(-1), 0.1) for kind in ("forward_kl", "reverse_kl")]
+        parts = [
+            divergence(kind, target, logits.log_softmax(-1), 0.1) for kind in ("forward_kl", "reverse_kl")
+        ]
         (expected,) = torch.autograd.grad((share * parts[0] + (1 - share) * parts[1]).sum(), logits)
         torch.testing.assert_close(found, expected)
         return

@@ -19,7 +19,13 @@ from objective_reference import (
 from torch import Tensor
 
 from distillation.alignment import PairEncoder, tokens_as_bytes
-from distillation.config import GoldSettings, LayerSettings, LikelihoodSettings, ObjectiveSettings, TermWeights
+from distillation.config import (
+    GoldSettings,
+    LayerSettings,
+    LikelihoodSettings,
+    ObjectiveSettings,
+    TermWeights,
+)
 from distillation.objectives.distillation import DistillationObjective
 from distillation.objectives.gold import matched_tokens
 from distillation.objectives.layers import build_projections, matched_layers
@@ -103,7 +109,7 @@ def test_uld_equals_the_formula(models: Any) -> None:
     total, lengths = torch.zeros(()), (batch["teacher_labels"] >= 0).sum(1).tolist()
     for window, labels in enumerate(batch["shift_labels"].tolist()):
         for position in range(min(sum(label >= 0 for label in labels), lengths[window])):
-            total = total + sorted_difference(list(ours[window, position]), list(theirs[window, position]))
+            total = total + sorted_difference(ours[window, position], theirs[window, position])
     assert_same(student, found, 1.5 * total / (batch["shift_labels"] >= 0).sum())
 
 

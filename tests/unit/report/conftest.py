@@ -26,7 +26,7 @@ def histories():
         for step in range(1, 41):
             metrics = {"loss": 3.0, "cross_entropy": 3 + 2 * math.exp(-step / 10)}
             if has_divergence:
-                metrics["divergence"] = 1 + math.exp(-step / 10)
+                metrics["forward_kl"] = 1 + math.exp(-step / 10)
             if step % 10 == 0:
                 metrics["held_out/bits_per_byte"] = final + math.exp(-step / 10)
             lines.append({"step": step, "tokens": step * 20_000, "time": float(step), "metrics": metrics})

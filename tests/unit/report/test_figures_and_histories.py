@@ -50,7 +50,7 @@ def test_curves_are_thinned_and_skip_what_is_not_a_number():
 
 def test_a_figure_without_data_is_left_out(histories):
     assert training_figure(histories, "nothing", "unit") is None
-    figure = training_figure(histories, "divergence", "nats")
+    figure = training_figure(histories, "forward_kl", "nats")
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["distilled student"]
 
 

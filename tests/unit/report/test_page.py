@@ -45,7 +45,7 @@ def test_every_part_is_there(page):
     assert page.count("<svg") == 4 + 3 + 6
     assert "2.117" in page
     assert "Incomplete" not in page
-    assert f"distillation_weight: {Settings().objective.distillation_weight}" in page
+    assert f"forward_kl: {Settings().objective.terms.forward_kl}" in page
 
 
 def test_only_the_evaluation_is_needed(evaluation):

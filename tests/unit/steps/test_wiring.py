@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distillation.config import ObjectiveSettings, PromotionSettings, Settings, parse_settings
+from distillation.config import TEXT_ALONE, ObjectiveSettings, PromotionSettings, Settings, parse_settings
 from distillation.errors import SettingsError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -28,11 +28,11 @@ def test_the_text_only_control_depends_on_no_objective() -> None:
     from pipelines.distillation import settings_for
 
     first: Settings = parse_settings(
-        {"objective": {"divergence": "reverse_kl"}, "alignment": {"strategy": "shared"}}
+        {"objective": {"terms": {"reverse_kl": 0.9}}, "alignment": {"strategy": "shared"}}
     )
     second: Settings = parse_settings({"objective": {"temperature": 2.0}, "evaluation": {"prompts": ["x"]}})
     assert settings_for("text_only", first) == settings_for("text_only", second)
-    assert settings_for("text_only", first).objective == ObjectiveSettings(distillation_weight=0.0)
+    assert settings_for("text_only", first).objective == ObjectiveSettings(terms=TEXT_ALONE)
     assert settings_for("truncate", first) != settings_for("truncate", second)
     assert settings_for("truncate", first).alignment.strategy == "truncate"
     assert settings_for("distilled", first).alignment.strategy == "shared"

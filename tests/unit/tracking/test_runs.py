@@ -20,7 +20,7 @@ def test_a_run_is_opened_once_whoever_asks(tracking_uri: str) -> None:
     assert len(recorder.client.search_runs([recorder.experiment_id()])) == 2
     params = recorder.client.get_run(recorder.open(PARENT)).data.params
     assert params["training.batch_size"] == "8"
-    assert params["objective.divergence"] == "forward_kl"
+    assert params["objective.terms.forward_kl"] == "0.9"
 
 
 def test_final_figures_can_be_written_again(tracking_uri: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from distillation.alignment import build_aligner
-from distillation.config import Settings, parse_settings
+from distillation.config import Settings, TermWeights, parse_settings
 from distillation.corpus import load_corpus
 from distillation.errors import JobError
 from distillation.models import configured_output_rows, load_tokenizer
@@ -118,7 +118,8 @@ def test_training_learns_and_a_finished_job_returns_at_once(parts, tmp_path) -> 
     assert lines[-1]["tokens"] > 18 * 4 * 30
     for name in (
         "cross_entropy",
-        "divergence",
+        "forward_kl",
+        "gradient_share/forward_kl",
         "grad_norm",
         "learning_rate",
         "tokens_per_second",
@@ -161,12 +162,12 @@ def test_the_name_changes_with_what_determines_the_result(parts, tmp_path) -> No
     assert name(settings) == base
     assert name(change("training", keep_checkpoints=7)) == base
     assert name(change("training", learning_rate=2e-3)) != base
-    assert name(change("objective", divergence="reverse_kl")) != base
+    assert name(change("objective", terms=TermWeights(reverse_kl=0.9))) != base
     assert name(settings.model_copy(update={"seed": 1})) != base
     # The control does not depend on the objective: changing that must not train it again.
     control = name(settings, "text_only")
     assert control != base
-    assert name(change("objective", divergence="reverse_kl"), "text_only") == control
+    assert name(change("objective", terms=TermWeights(reverse_kl=0.9)), "text_only") == control
 
 
 def test_bad_directories_are_one_line(parts, tmp_path) -> None:

@@ -49,7 +49,14 @@ def check_pair(settings: Settings) -> list[str]:
     roles: tuple[Literal["teacher", "student"], ...] = ("teacher", "student")
     for role in roles:
         reference = getattr(settings.models, role)
-        probe, more = check_model(reference, role, hub_timeout=settings.corpus.hub_timeout)
+        probe, more = check_model(
+            reference,
+            role,
+            hub_timeout=settings.corpus.hub_timeout,
+            needs_chat_template=any(
+                getattr(source, "messages_column", None) is not None for source in settings.corpus.sources
+            ),
+        )
         warnings += more
         if probe is not None:
             sizes[role] = probe
@@ -98,16 +105,22 @@ def check_sources(corpus: CorpusSettings) -> list[str]:
 
 
 def check_model(
-    reference: ModelReference, role: Literal["teacher", "student"], *, hub_timeout: float = 4.0
+    reference: ModelReference,
+    role: Literal["teacher", "student"],
+    *,
+    hub_timeout: float = 4.0,
+    needs_chat_template: bool = False,
 ) -> tuple[ArchitectureProbe | None, list[str]]:
     """Check one model of the pair; return its sizes and warnings. Sizes are None for a model that is still
     on the hub.
 
     Raises:
-        ModelError: directory, config.json, tokenizer or weights are missing, or do not fit each other.
+        ModelError: directory, config.json, tokenizer or weights are missing, or do not fit each other, or a
+            source holds conversations and the tokenizer has no chat template.
     """
     from transformers import AutoConfig
 
+    from distillation.alignment.chat_template import has_chat_template
     from distillation.models import EMBEDDED, resolve_path
     from distillation.probing.architecture import probe_architecture
     from distillation.probing.checkpoint import check_checkpoint
@@ -133,6 +146,11 @@ def check_model(
     except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{setting}: config.json cannot be read ({one_line(error)[:160]})") from error
     tokenizer = _check_tokenizer(directory, reference, role, setting)
+    if needs_chat_template and not has_chat_template(tokenizer):
+        raise ModelError(
+            f"{setting}: its tokenizer has no chat template, which corpus.sources with messages_column need; "
+            "put a chat_template.jinja beside its tokenizer.json, or take messages_column out"
+        )
     model, warnings = check_checkpoint(directory, config, setting, trust_remote_code=trust)
     sizes = probe_architecture(model)
     return sizes, warnings + _check_rows(tokenizer, sizes.num_output_rows, setting)

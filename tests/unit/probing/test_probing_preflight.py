@@ -48,6 +48,20 @@ def test_a_sound_pair_passes_and_leaves_nothing_behind(
     assert capfd.readouterr() == ("", "")
 
 
+def test_conversations_need_both_chat_templates(tiny_teacher_dir, broken, tmp_path) -> None:
+    talks = tmp_path / "talks.jsonl"
+    talks.write_text("")
+    corpus = {
+        "sources": [{"kind": "file", "path": str(talks), "messages_column": "messages"}, "documentation"]
+    }
+    message = refusal(settings_for(broken, tiny_teacher_dir, tmp_path, corpus=corpus))
+    assert "models.teacher.path" in message
+    assert "chat_template.jinja" in message
+    (broken / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    assert check_pair(settings_for(broken, broken, tmp_path, corpus=corpus)) == []
+    assert "models.student.path" in refusal(settings_for(broken, tiny_teacher_dir, tmp_path, corpus=corpus))
+
+
 def test_swapped_models_are_warned_about(tiny_teacher_dir, tiny_student_dir, tmp_path) -> None:
     (warning,) = check_pair(settings_for(tiny_student_dir, tiny_teacher_dir, tmp_path))
     assert "models.student.path" in warning

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,9 @@ import pytest
 from distillation.alignment import PairEncoder, build_aligner
 from distillation.alignment.cutting import cut_pair
 from distillation.config import ModelReference
+from distillation.corpus.corpus import dataset_of
+from distillation.corpus.documents import Document, conversation_of
+from distillation.errors import AlignmentError
 from distillation.models import load_tokenizer
 from distillation.training.windows import LengthBatchedSampler, WindowCollator, make_windows
 
@@ -54,6 +60,86 @@ def test_a_refused_document_is_counted_and_left_out(tokenizers) -> None:
     windows = make_windows(PairEncoder(*tokenizers), ["fine text here", "bad \ud800 text"], 32)
     assert windows.counts.num_refused == 1
     assert len(windows) == 1
+
+
+TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}{{ eos_token }}\n{% endfor %}"
+
+
+@pytest.fixture
+def talking(tokenizers):
+    """Both tokenizers, each with a template; the student's writes a start token in front."""
+    teacher, student = copy.deepcopy(tokenizers[0]), copy.deepcopy(tokenizers[1])
+    teacher.chat_template = TEMPLATE
+    student.chat_template = "{{ bos_token }}" + TEMPLATE.replace(": ", "\n")
+    return teacher, student
+
+
+def conversations(texts: list[str]):
+    """The paragraphs of each text as a conversation."""
+    documents = []
+    for text in texts:
+        parts = text.split("\n\n")
+        roles = itertools.cycle(("user", "assistant"))
+        messages = [{"role": role, "content": part} for role, part in zip(roles, parts, strict=False)]
+        documents.append(conversation_of(messages, "somewhere"))
+    return dataset_of(documents)
+
+
+def test_windows_of_conversations(talking, english_documents: list[str]) -> None:
+    encoder = PairEncoder(*talking)
+    data = conversations(english_documents[:30])
+    windows = make_windows(encoder, data, 64)
+    counts = windows.counts
+    assert counts.num_documents == 30
+    assert counts.num_refused == encoder.refusals.total()
+    assert counts.num_windows == len(windows) > 30
+    assert counts.num_windows_without_answer > 0
+    assert all(0 < len(pair.student.ids) < 64 and pair.trained.any() for pair in windows)
+    whole = make_windows(encoder, data, 10_000)
+    assert len(whole) == 30 - counts.num_refused
+    total = sum(whole.lengths)
+    assert counts.num_student_tokens + counts.num_student_tokens_left_out == total
+    # The collator puts the start token in front: the template's own is taken off.
+    assert all(pair.student.ids[0] != 0 for pair in whole)
+
+
+def test_untrained_tokens_have_no_label(talking, english_documents: list[str]) -> None:
+    teacher, student = talking
+    aligner = build_aligner("prefix", teacher, student, num_teacher_rows=608, num_student_rows=400)
+    windows = make_windows(PairEncoder(teacher, student), conversations(english_documents[:8]), 128)
+    batch = WindowCollator(0, 0, aligner)(windows.pairs)
+    labels = batch["shift_labels"].numpy()
+    for index, pair in enumerate(windows):
+        size = len(pair.student.ids)
+        assert np.array_equal(labels[index, :size] != -100, pair.trained)
+        assert (labels[index, :size][pair.trained] == pair.student.ids[pair.trained]).all()
+        assert (labels[index, size:] == -100).all()
+        assert batch["input_ids"][index, 1:size].tolist() == pair.student.ids[:-1].tolist()
+        aligned = batch["teacher_position"][index, :size].numpy() >= 0
+        assert np.array_equal(aligned, np.diff(pair.student.ends, prepend=0) > 0)
+    assert 0.1 < (labels != -100).sum() / batch["attention_mask"].sum() < 0.9
+
+
+def test_conversations_without_a_template_are_refused(tokenizers, english_documents: list[str]) -> None:
+    with pytest.raises(AlignmentError, match=r"models\.teacher\.path = .* has no chat template"):
+        make_windows(PairEncoder(*tokenizers), conversations(english_documents[:2]), 64)
+
+
+def test_why_conversations_are_refused_is_said(talking, english_documents: list[str], caplog) -> None:
+    data = conversations([*english_documents[:3], "a question without an answer"])
+    with caplog.at_level(logging.WARNING):
+        make_windows(PairEncoder(*talking), data, 64)
+    assert "1 of 4 conversations refused (no answer: 1)" in caplog.text
+
+
+def test_a_part_of_a_corpus_is_its_texts(tokenizers, english_documents: list[str]) -> None:
+    data = dataset_of([Document(text, "") for text in english_documents[:5]])
+    encoder = PairEncoder(*tokenizers)
+    for one, other in zip(
+        make_windows(encoder, data, 64), make_windows(encoder, data["text"], 64), strict=True
+    ):
+        assert np.array_equal(one.student.ids, other.student.ids)
+        assert one.trained is None
 
 
 def test_row_j_predicts_token_j_plus_one(tokenizers) -> None:

@@ -234,6 +234,15 @@ def test_a_run_of_spaces_that_is_squeezed_is_squeezed_on_both_sides() -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     encoder = PairEncoder(tokenizer, byte_level(300))
     check_pair(encoder, encoder.encode(["the   dog,  a dog  "])[0], b" the dog, a dog")
+    # The first reading makes spaces of marks, only the second can squeeze those.
+    check_pair(encoder, encoder.encode(["the ▁ dog"])[0], b" the dog")
+
+
+def test_normalisers_that_never_settle_are_refused() -> None:
+    growing = byte_level(normalizer=normalizers.Replace("a", "aa"))
+    encoder = PairEncoder(byte_level(300), growing)
+    assert encoder.encode(["the fox", "a fox"])[1] is None
+    assert encoder.refusals == {"normalisers disagree": 1}
 
 
 def test_a_batch_is_encoded_as_its_texts_alone() -> None:

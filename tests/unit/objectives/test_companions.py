@@ -197,8 +197,8 @@ def test_a_schedule_passes_from_one_aligner_to_the_next(models: Any) -> None:
     settings = ObjectiveSettings(terms=TermWeights(forward_kl=1.0))
     teacher = LiveTeacher(models["teacher"])
     scheduled = DistillationObjective(settings, schedule, teacher)
-    for progress, aligner, its_batch in ((0.0, shared, batch), (0.49, shared, batch), (0.5, prefix, pairs_batch),
-                                         (1.0, prefix, pairs_batch)):  # fmt: skip
+    for progress in (0.0, 0.49, 0.5, 1.0):
+        aligner, its_batch = (shared, batch) if progress < 0.5 else (prefix, pairs_batch)
         scheduled.progress = progress
         expected, _ = run(student, DistillationObjective(settings, aligner, teacher), its_batch)
         found, _ = run(student, scheduled, both)

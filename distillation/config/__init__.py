@@ -1,0 +1,66 @@
+"""Every setting of the system: frozen pydantic models, one a concern, unknown keys refused.
+
+A YAML under `configs/` is the only interface; `parse_settings` turns its mapping into `Settings` before
+anything is downloaded or trained, and turns pydantic's report into one line a person can act on. Each setting
+is explained below its field: `corpus`, `models`, `objective` (alignment too), `training` (evaluation too),
+`settings` (tracking, promotion, the whole).
+"""
+
+from distillation.config.corpus import (
+    HUB_PRESETS,
+    ContractSettings,
+    CorpusSettings,
+    DocumentationSource,
+    FileSource,
+    HubSource,
+    Source,
+)
+from distillation.config.models import ModelReference, ModelSettings
+from distillation.config.objective import (
+    DIVERGENCES,
+    TEXT_ALONE,
+    AlignerName,
+    AlignmentSettings,
+    DivergenceName,
+    GoldSettings,
+    LayerSettings,
+    LikelihoodSettings,
+    ObjectiveSettings,
+    ScheduleStage,
+    TermWeights,
+)
+from distillation.config.section import Section, Share, Weight
+from distillation.config.settings import PromotionSettings, Settings, TrackingSettings, parse_settings
+from distillation.config.training import EvaluationSettings, TrainingSettings
+
+__all__ = [
+    "DIVERGENCES",
+    "HUB_PRESETS",
+    "TEXT_ALONE",
+    "AlignerName",
+    "AlignmentSettings",
+    "ContractSettings",
+    "CorpusSettings",
+    "DivergenceName",
+    "DocumentationSource",
+    "EvaluationSettings",
+    "FileSource",
+    "GoldSettings",
+    "HubSource",
+    "LayerSettings",
+    "LikelihoodSettings",
+    "ModelReference",
+    "ModelSettings",
+    "ObjectiveSettings",
+    "PromotionSettings",
+    "ScheduleStage",
+    "Section",
+    "Settings",
+    "Share",
+    "Source",
+    "TermWeights",
+    "TrackingSettings",
+    "TrainingSettings",
+    "Weight",
+    "parse_settings",
+]

@@ -1,0 +1,86 @@
+"""All settings of a pipeline, and the way from a YAML's mapping to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError, model_validator
+
+from distillation.config.corpus import CorpusSettings
+from distillation.config.models import ModelSettings
+from distillation.config.objective import AlignmentSettings, ObjectiveSettings
+from distillation.config.section import Section
+from distillation.config.training import EvaluationSettings, TrainingSettings
+from distillation.errors import SettingsError
+from distillation.explanations import explain
+
+
+class TrackingSettings(Section):
+    """Where runs are recorded."""
+
+    experiment: str = "student-aware-distillation"
+    """MLflow experiment, and name of the registered model's family."""
+    uri: str | None = None
+    """MLflow tracking server; None uses the active ZenML stack's experiment tracker."""
+
+
+class Settings(Section):
+    """All settings of the distillation pipeline."""
+
+    seed: NonNegativeInt = 0
+    """Seeds data order and initialisation; same seed, same weights to the bit on a processor."""
+    corpus: CorpusSettings = CorpusSettings()
+    models: ModelSettings = ModelSettings()
+    alignment: AlignmentSettings = AlignmentSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    @model_validator(mode="after")
+    def _attention_maps_need_eager(self) -> Settings:
+        for role in ("teacher", "student"):
+            chosen = getattr(self.models, role).attention
+            if self.objective.terms.attention > 0 and chosen not in ("auto", "eager"):
+                raise ValueError(
+                    f"models.{role}.attention = {chosen!r} returns no attention maps, which "
+                    "objective.terms.attention needs: use auto, or set that weight to 0"
+                )
+        return self
+
+
+class PromotionSettings(Section):
+    """The gate between a finished run and the champion."""
+
+    experiment: str = "student-aware-distillation"
+    """MLflow experiment whose runs compete."""
+    uri: str | None = None
+    """MLflow tracking server; None uses the active ZenML stack's experiment tracker."""
+    model_name: str = "student"
+    """Name in the model registry; the champion is `models:/NAME@champion`."""
+    metric: str = "distilled.bits_per_byte"
+    """Metric that ranks runs; lower is better unless `higher_is_better`."""
+    higher_is_better: bool = False
+    """Direction of `metric`."""
+    control_metric: str = "text_only.bits_per_byte"
+    """The same measure of the text-only control of the same run, which must be beaten."""
+    control_margin: NonNegativeFloat = 0.005
+    """By how much, relative, the control must be beaten."""
+    champion_margin: NonNegativeFloat = 0.0
+    """By how much, relative, the current champion must be beaten."""
+
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def parse_settings(raw: Mapping[str, Any], kind: type[SectionType] = Settings) -> SectionType:  # type: ignore[assignment]
+    """Check `raw` and return the frozen settings of `kind`.
+
+    Raises:
+        SettingsError: one line that names each faulty setting, its value and the remedy.
+    """
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as report:
+        raise SettingsError(explain(kind, report)) from None

@@ -1,0 +1,71 @@
+"""Settings of training and evaluation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from distillation.config.section import Section, Share
+
+
+class TrainingSettings(Section):
+    """The run: windows, optimiser, schedule, checkpoints."""
+
+    num_epochs: PositiveFloat = 1.0
+    """Passes over the training documents. Ignored when `max_steps` is set."""
+    max_steps: PositiveInt | None = None
+    """Optimiser steps; None derives them from `num_epochs`."""
+    batch_size: PositiveInt = 8
+    """Windows a device and step."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Batches whose gradients are added before one optimiser step."""
+    max_length: Annotated[int, Field(ge=16)] = 256
+    """Longest window, in tokens of either tokenizer."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
+    """Peak learning rate of AdamW."""
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    """Shape of the learning rate after the warm-up."""
+    warmup_share: Share = 0.05
+    """Share of the steps in which the learning rate rises from zero."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Decoupled weight decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are scaled down to this norm."""
+    evaluations: PositiveInt = 4
+    """How often, evenly spread, the held-out bits per byte are measured and a checkpoint is written."""
+    gradient_checkpointing: bool = False
+    """Recompute the student's activations in the backward pass: slower, much smaller."""
+    output_dir: str = "outputs/jobs"
+    """Folder of the job directories."""
+    keep_checkpoints: PositiveInt = 2
+    """Checkpoints kept in a job directory besides the best one."""
+
+
+class EvaluationSettings(Section):
+    """How students are compared."""
+
+    controls: tuple[Literal["text_only", "truncate"], ...] = ("text_only", "truncate")
+    """Students trained beside the distilled one, from the same start on the same windows."""
+    max_length: Annotated[int, Field(ge=16)] = 256
+    """Window of the bits-per-byte measure, in tokens."""
+    stride: PositiveInt = 192
+    """Tokens scored by a window; the others of the window are context."""
+    batch_size: PositiveInt = 16
+    """Windows evaluated at a time."""
+    prompts: tuple[str, ...] = (
+        "Return a new list containing",
+        "The function raises ValueError if",
+        "Parameters\n----------\n",
+    )
+    """Beginnings that every model continues in the report."""
+    num_new_tokens: NonNegativeInt = 48
+    """Length of a continuation, in the model's own tokens."""
+
+    @model_validator(mode="after")
+    def _stride_within_window(self) -> EvaluationSettings:
+        if self.stride >= self.max_length:
+            raise ValueError(
+                f"stride must be less than max_length ({self.max_length}); lower evaluation.stride"
+            )
+        return self

@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 HEAD_MASS = 0.5
 """Mass of the teacher's head in adaptive_kl."""
 LEAST_PROBABILITY = 1e-30
-"""Stands for zero in a logarithm: an aligner's target has true zeros, and reverse_kl would be infinite."""
+ZERO_STANDS_FOR = 1e-6
+"""What a true zero of the target counts as where reverse KL takes its logarithm.
+
+An aligner's target has zeros that say nothing about the text: a student token that no teacher token leads to.
+Each costs the student -log of this; 1e-30 let those costs drown the rest, and the student got worse. A
+softmax has no true zeros, so equal tokenizers are not touched."""
 
 
 def divergence(name: DivergenceName, target_NV: Tensor, log_student_NV: Tensor, skew: float) -> Tensor:
@@ -55,7 +60,8 @@ def _forward_kl(target: Tensor, log_student: Tensor, skew: float) -> Tensor:
 
 
 def _reverse_kl(target: Tensor, log_student: Tensor, skew: float) -> Tensor:
-    return (log_student.exp() * (log_student - _log(target))).sum(-1)
+    log_target = target.masked_fill(target == 0, ZERO_STANDS_FOR).log()
+    return (log_student.exp() * (log_student - log_target)).sum(-1)
 
 
 def _jensen_shannon(target: Tensor, log_student: Tensor, skew: float) -> Tensor:

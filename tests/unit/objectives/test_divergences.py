@@ -99,3 +99,15 @@ def test_columns_outside_the_support_take_no_part(name: DivergenceName) -> None:
     value.sum().backward()
     assert torch.isfinite(masked.grad).all()
     assert (masked.grad[:, 7:] == 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_true_zeros_of_a_target_do_not_drown_the_rest(name: DivergenceName) -> None:
+    target, logits = random_pair(4)
+    target[:, 3:6] = 0.0
+    target /= target.sum(-1, keepdim=True)
+    logits.requires_grad_()
+    value = divergence(name, target, logits.log_softmax(-1), 0.1)
+    (grad,) = torch.autograd.grad(value.sum(), logits)
+    assert (value < 14).all(), "-log of a millionth, at most"
+    assert torch.isfinite(grad).all()

@@ -272,7 +272,8 @@ def _files_of(path: Path) -> list[Path]:
 
 
 def _texts_of(file: Path) -> Iterator[str]:
-    with file.open(encoding="utf-8", newline="\n") as lines:
+    # As the corpus is read for training: no byte order mark, every line end is one character.
+    with file.open(encoding="utf-8-sig") as lines:
         if file.suffix.lower() == ".jsonl":
             for number, line in enumerate(lines, start=1):
                 if line.strip():

@@ -104,6 +104,8 @@ def _about_refusals(corpus: CorpusAudit) -> str:
 
 
 def _percent(share: float) -> str:
-    """Return a share in whole per cent, with one digit where rounding would say all or nothing."""
+    """Return a share in whole per cent, with a digit more where rounding would say all or nothing."""
+    if 0 < share < 0.001 or 0.999 < share < 1:
+        return "> 99.9 %" if share > 0.5 else "< 0.1 %"
     digits = 1 if 0.99 <= share < 1 or 0 < share < 0.01 else 0
     return f"{100 * share:.{digits}f} %"

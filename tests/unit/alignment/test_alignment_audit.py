@@ -85,6 +85,14 @@ def test_counted_by_hand() -> None:
     assert_adds_up(corpus)
 
 
+def test_a_row_of_the_same_number_is_right_only_at_its_own_byte() -> None:
+    letters = ["a", "b", "c", "d"]
+    teacher = small([*letters, "bc", "bcd"], [("b", "c"), ("bc", "d")])
+    student = small([*letters, "ab", "cd"], [("a", "b"), ("c", "d")])
+    # a|bcd and ab|cd: position 1 begins inside row 1, which has not read the b.
+    assert corpus_of(audit_tokenizers(teacher, student, ["abcd"])).coverage["truncate"].share_sound == 1 / 2
+
+
 def assert_adds_up(corpus: CorpusAudit) -> None:
     """Causes and share make 1 in every slice; slices, weighed by positions, make the whole."""
     for part in (corpus, *corpus.kinds.values(), *corpus.scripts.values()):
@@ -145,14 +153,15 @@ def slow_slices(teacher: Tokenizer, student: Tokenizer, texts: list[str]) -> dic
             spans.append(found)
         owner = [character for character in text for _ in character.encode()]
         begins = {begin for begin, _ in spans[0]}
-        for begin, end in spans[1]:
+        for position, (begin, end) in enumerate(spans[1]):
             letters = [
                 character for character in owner[begin:end] if unicodedata.category(character)[0] == "L"
             ]
             word = unicodedata.name(letters[0]).split()[0] if letters else "COMMON"
+            is_right = position < len(spans[0]) and spans[0][position][0] == begin
             script = {"CJK": "Han", "HIRAGANA": "Kana", "KATAKANA": "Kana"}.get(word, word.capitalize())
             counts[script.replace("Common", "common")].update(
-                positions=1, shared=(begin, end) in spans[0], projection=begin in begins
+                positions=1, shared=(begin, end) in spans[0], projection=begin in begins, truncate=is_right
             )
     return counts
 
@@ -169,6 +178,8 @@ def test_slices_by_script_are_those_of_the_slow_count() -> None:
         for aligner in ("shared", "projection"):
             share = expected[name][aligner] / expected[name]["positions"]
             assert one.coverage[aligner].share_with_target == pytest.approx(share)
+        right = expected[name]["truncate"] / expected[name]["positions"]
+        assert one.coverage["truncate"].share_sound == pytest.approx(right)
     assert {"prose", "code", "maths", "whitespace"} == corpus.kinds.keys()
     assert_adds_up(corpus)
 
@@ -219,6 +230,10 @@ def test_a_teacher_token_that_cannot_be_begun_is_a_cause_of_loss() -> None:
     assert coverage.causes_without_target == {RESIDUAL: pytest.approx(2 / 5), BEYOND: 0}
     assert coverage.share_with_target == pytest.approx(3 / 5)
     assert audit.num_unwritable_teacher_tokens == 2
+    # a + the first byte of é is one token now: it can be begun, but not be gone on with after the a.
+    teacher = small(["a", "Ġ", *letters, "a" + letters[0]], [("a", letters[0])])
+    coverage = corpus_of(audit_tokenizers(teacher, characters("aé▁"), ["aé a aé"])).coverage["prefix"]
+    assert coverage.causes_without_target == {RESIDUAL: pytest.approx(2 / 7), BEYOND: 0}
 
 
 def test_same_tokenizer_is_plain() -> None:

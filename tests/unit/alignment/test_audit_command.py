@@ -116,13 +116,13 @@ def test_folders_and_lines_of_json(tmp_path: Path, capsys: pytest.CaptureFixture
     folder = tmp_path / "folder"
     (folder / "inner" / ".hidden").mkdir(parents=True)
     (folder / "b.py").write_text("def f():\n    pass\n")
-    (folder / "inner" / "a.txt").write_text("one\r\ntwo\n", newline="")
+    (folder / "inner" / "a.txt").write_bytes("\ufeffone\r\ntwo\n".encode())
     (folder / "inner" / ".hidden" / "c.txt").write_text("not this")
     (folder / "weights.safetensors").write_text("not this")
     (folder / "broken.txt").write_bytes(b"\xff\xfe\x00")
     lines = [{"text": "the text", "other": "not this"}, {"question": "Why?", "answer": "So.", "id": 3}]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
-    expected = ["def f():\n    pass\n", "one\r\ntwo\n", "the text", "Why?\nSo."]
+    expected = ["def f():\n    pass\n", "one\ntwo\n", "the text", "Why?\nSo."]
     assert list(read_texts([folder], 1 << 20)) == expected
     captured = capsys.readouterr().err
     assert captured.startswith(f"left out {folder / 'broken.txt'}")

@@ -247,8 +247,8 @@ def _common_tokens(teacher: _Reading, student: _Reading, message: int) -> tuple[
         last = int(np.searchsorted(side.ends, origin + end, "right"))
         inside.append((first, side.begins[first:last] - origin, side.ends[first:last] - origin))
     (_, teacher_begins, teacher_ends), (_, student_begins, student_ends) = inside
-    starts = np.intersect1d(teacher_begins, student_begins)
-    stops = np.intersect1d(teacher_ends, student_ends)
+    starts = np.intersect1d(teacher_begins, student_begins, assume_unique=True)
+    stops = np.intersect1d(teacher_ends, student_ends, assume_unique=True)
     if not len(starts) or not len(stops) or stops[-1] <= starts[0]:
         return None
     teacher_part, student_part = (

@@ -6,8 +6,8 @@ An aligner is built and read from its cache with freshly loaded tokenizers each 
 in them. A batch of texts is tokenised by both tokenizers (a plain call of the Rust side, ids as lists, on the
 threads that TOKENIZERS_PARALLELISM allows), and then, on one thread, brought to what training reads: byte
 ends and the check that both sides give the text back (`pairing`), the teacher's row of every student position
-(`spans`), and the padded tensors of both models with the spans and the groups (`collating`). Every part
-is repeated over all texts and its fastest run counts.
+(`spans`), and the padded tensors of both models with the spans and the groups (`collating`). Every batch is
+repeated, and of each part its fastest run counts.
 """
 
 from __future__ import annotations
@@ -63,12 +63,13 @@ def measure(
             )
         aligner = build_aligner(strategy, *pair, **sizes, cache_dir=folder)
     encoder = PairEncoder(*pair)
-    prepared = [text for text in map(encoder.normalise, texts) if text is not None]
-    parts, facts = _batches(encoder, aligner, prepared, repeats)
+    accepted = [text for text, pair in zip(texts, encoder.encode(texts), strict=True) if pair is not None]
+    parts, facts = _batches(encoder, aligner, [encoder.normalise(text) or "" for text in accepted], repeats)
     aligning = parts["pairing"] + parts["spans"]
     return {
         "strategy": strategy,
         **sizes,
+        "num_refused": len(texts) - len(accepted),
         **facts,
         "threads": {
             "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "not set"),
@@ -84,47 +85,40 @@ def measure(
 def _batches(
     encoder: Any, aligner: Any, texts: Sequence[str], repeats: int
 ) -> tuple[dict[str, float], dict[str, int]]:
-    """Return seconds of each part over all batches, and counts."""
+    """Return seconds of each part, the fastest run of every batch added up, and counts."""
     from distillation.alignment import EncodedPair
     from distillation.alignment.pairs import encode_ids, plain_backend
     from distillation.training.windows import WindowCollator
 
     teacher, student = map(plain_backend, encoder.tokenizers)
     collate = WindowCollator(0, 0, aligner)
-    best: dict[str, float] = {}
+    total = dict.fromkeys(("tokenising", "pairing", "spans", "collating"), 0.0)
     pairs: list[EncodedPair] = []
-    for _ in range(max(1, repeats)):
-        total = dict.fromkeys(("tokenising", "pairing", "spans", "collating"), 0.0)
-        pairs.clear()
-        for begin in range(0, len(texts), BATCH_SIZE):
-            batch = texts[begin : begin + BATCH_SIZE]
-            clock = time.perf_counter()
+    for begin in range(0, len(texts), BATCH_SIZE):
+        batch = texts[begin : begin + BATCH_SIZE]
+        best = dict.fromkeys(total, float("inf"))
+        for _ in range(max(1, repeats)):
+            clock = [time.perf_counter()]
             ids = encode_ids(teacher, batch), encode_ids(student, batch)
-            tokenised = time.perf_counter()
+            clock.append(time.perf_counter())
             outcomes = list(map(encoder._pair, batch, *ids))
-            paired = time.perf_counter()
+            clock.append(time.perf_counter())
             kept = [outcome for outcome in outcomes if isinstance(outcome, EncodedPair)]
-            pairs += kept
-            if not kept:
-                continue
-            aligning = time.perf_counter()
             aligner.align(kept)
-            aligned = time.perf_counter()
+            clock.append(time.perf_counter())
             collate(kept)
-            done = time.perf_counter()
-            total["tokenising"] += tokenised - clock
-            total["pairing"] += paired - tokenised
-            total["spans"] += aligned - aligning
-            total["collating"] += done - aligned
-        best = {name: min(value, best.get(name, value)) for name, value in total.items()}
+            clock.append(time.perf_counter())
+            parts = zip(best, clock, clock[1:], strict=False)
+            best = {name: min(best[name], after - before) for name, before, after in parts}
+        total = {name: seconds + best[name] for name, seconds in total.items()}
+        pairs += kept
     facts = {
         "num_texts": len(texts),
-        "num_refused": len(texts) - len(pairs),
         "num_bytes": sum(pair.num_bytes for pair in pairs),
         "num_teacher_tokens": sum(len(pair.teacher.ids) for pair in pairs),
         "num_student_tokens": sum(len(pair.student.ids) for pair in pairs),
     }
-    return best, facts
+    return total, facts
 
 
 def _clock(work: Callable[[], Any]) -> float:

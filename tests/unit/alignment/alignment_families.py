@@ -1,8 +1,7 @@
 """Small real tokenizers of every family, each with its reading rule written out a second time.
 
 A `Variant` says, independently of the code under test, which bytes each id stands for and what the
-tokenizer reads of a text. Texts are decoded from raw bytes (`text_of`), so that drawing one costs next to
-nothing and still reaches every code point.
+tokenizer reads of a text.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from alignment_reference import END, SENTENCES, gpt2_letters, sentencepiece_bpe, trained_byte_level
+from alignment_texts import FRAGMENTS
 from tokenizers import (
     AddedToken,
     Regex,
@@ -29,131 +29,6 @@ NFC, NFKC, LOWER = normalizers.NFC(), normalizers.NFKC(), normalizers.Lowercase(
 STRIP_RIGHT = normalizers.Strip(left=False, right=True)
 LETTERS = {letter: byte for byte, letter in enumerate(gpt2_letters())}
 TRAINING = SENTENCES * 3
-
-FRAGMENTS = (
-    *(
-        "the",
-        " the",
-        "The",
-        " quick",
-        " fox",
-        "dog",
-        " tokens",
-        "ization",
-        "of bytes",
-        "\n",
-        "\n\n",
-        "\t",
-        "\r\n",
-    ),
-    *(
-        "a",
-        "b",
-        "c",
-        "s",
-        "t",
-        "he",
-        "o",
-        "g",
-        ",",
-        ".",
-        ";",
-        "'s",
-        "1",
-        "42",
-        "1234567890",
-        "=",
-        "#",
-        "##ing",
-    ),
-    *(" ", " ", " ", "  ", "   ", "    ", " " * 17, "_", "▁", "▁▁", "▁the", "naïve", " café", "é", "e\u0301"),
-    *(
-        "\u0301",
-        "a\u0323\u0307",
-        "ﬁ",
-        "Å",
-        "\u212b",
-        "ＡＢ",
-        "½",
-        "İ",
-        "ß",
-        "ẞ",
-        "Σς",
-        "日本",
-        "語",
-        "中文",
-        "한",
-    ),
-    *(
-        "\u1112\u1161\u11ab",
-        "العربية",
-        "\u064e",
-        "नमस्ते",
-        "ไทย",
-        "ᚠᛇ",
-        "𝔘𝔫",
-        "🙂",
-        "👩\u200d👩\u200d👧",
-        "🇩🇪",
-        "👍🏽",
-        "🏴󠁧󠁢",
-    ),
-    *(
-        "\u200d",
-        "\u200b",
-        "\ufeff",
-        "\ufe0f",
-        "\u00a0",
-        "\u3000",
-        "\u2028",
-        "\x85",
-        "\x00",
-        "\x1b",
-        "\x7f",
-        "\xad",
-    ),
-    *("<0x41>", "<0xE2>", "Ġ", "Ċ", "<|", "|>", "“quoted”…", "—"),
-)
-MARKERS = (
-    END,
-    "<s>",
-    "</s>",
-    "<unk>",
-    "[UNK]",
-    "<X>",
-    " <X> ",
-    "<Y>",
-    " <Y> ",
-    "foo",
-    " foo ",
-    "Bar",
-    " bar",
-)
-"""Strings of special and added tokens of one family or another."""
-LONE_SURROGATE = "\ud83d"
-
-
-def text_of(data: bytes, num_fragments: int = 200) -> str:
-    """Read `data` as a text: `num_fragments` of 256 bytes are fragments, the next 6 markers, the rest code
-    points from all of Unicode, or as many as are left.
-    """
-    pieces: list[str] = []
-    stream = iter(data)
-    for byte in stream:
-        if byte < num_fragments:
-            pieces.append(FRAGMENTS[byte % len(FRAGMENTS)])
-        elif byte < num_fragments + 6:
-            pieces.append(MARKERS[next(stream, 0) % len(MARKERS)])
-        elif byte == num_fragments + 6:
-            pieces.append(LONE_SURROGATE)
-        elif byte < num_fragments + 30:
-            point = next(stream, 0) << 8 | next(stream, 65)
-            pieces.append(chr(point) if not 0xD800 <= point < 0xE000 else "\ufffd")
-        else:
-            pieces.append(
-                chr(0x10000 + (next(stream, 0) << 12 | next(stream, 0) << 4) % 0x100000 + byte % 16)
-            )
-    return "".join(pieces)
 
 
 def from_letters(token: str) -> bytes:

@@ -6,9 +6,10 @@ import functools
 from collections import Counter
 
 import pytest
-from alignment_families import BUILDERS, MARKERS, Variant, all_variants, text_of, variants_of
+from alignment_families import BUILDERS, Variant, all_variants, variants_of
 from alignment_properties import check_text, fixpoint
 from alignment_reference import exhaustive
+from alignment_texts import MARKERS, text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,6 +48,7 @@ def check_example(family: str, data: bytes) -> bool:
     return pair is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", BUILDERS)
 def test_any_text_is_aligned_or_refused(family: str) -> None:
     outcomes: Counter[bool] = Counter()

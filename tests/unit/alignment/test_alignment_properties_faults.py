@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from alignment_families import byte_level, text_of
+from alignment_families import byte_level
 from alignment_properties import check_text
 from alignment_reference import END, SENTENCES, sentencepiece_bpe, vocabulary_bytes
+from alignment_texts import text_of
 from tokenizers import Tokenizer, processors
 
 from distillation.alignment import cutting, pairs, spans

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alignment_families import NFC, text_of
+from alignment_families import NFC
 from alignment_properties import check_text, fixpoint
 from alignment_reference import exhaustive, vocabulary_bytes
+from alignment_texts import text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

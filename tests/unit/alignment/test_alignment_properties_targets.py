@@ -10,8 +10,9 @@ import functools
 import numpy as np
 import pytest
 import torch
-from alignment_families import BUILDERS, all_variants, text_of, variants_of
+from alignment_families import BUILDERS, all_variants, variants_of
 from alignment_reference import exhaustive
+from alignment_texts import text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from alignment_families import BUILDERS, byte_level, text_of, variants_of
+from alignment_families import BUILDERS, byte_level, variants_of
 from alignment_reference import (
     END,
     SENTENCES,
@@ -18,6 +18,7 @@ from alignment_reference import (
     vocabulary_bytes,
     wordpiece,
 )
+from alignment_texts import text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers

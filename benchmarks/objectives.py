@@ -44,7 +44,6 @@ def variants() -> dict[str, Change]:
     for aligner in ALIGNERS:
         for divergence in DIVERGENCES:
             found[f"{aligner} {divergence}"] = _change({divergence: TEACHER_WEIGHT}, strategy=aligner)
-    found["pad forward_kl"] = _change({"forward_kl": TEACHER_WEIGHT}, strategy="pad")
     found["shared>prefix forward_kl"] = _change({"forward_kl": TEACHER_WEIGHT}, schedule=SCHEDULE)
     for divergence in OTHER_DIVERGENCES:
         found[f"prefix {divergence}"] = _change({divergence: TEACHER_WEIGHT})

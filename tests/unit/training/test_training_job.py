@@ -14,8 +14,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from distillation.alignment import build_aligner
-from distillation.config import Settings, TermWeights, parse_settings
+from distillation.alignment import Aligner, build_aligner, build_schedule
+from distillation.config import (
+    AlignmentSettings,
+    ObjectiveSettings,
+    ScheduleStage,
+    Settings,
+    TermWeights,
+    parse_settings,
+)
 from distillation.corpus import load_corpus
 from distillation.errors import JobError
 from distillation.models import configured_output_rows, load_tokenizer
@@ -63,9 +70,34 @@ def run_in_process(job_dir: Path) -> subprocess.Popen:
     )
 
 
+def with_companions(settings: Settings) -> tuple[Settings, Aligner]:
+    """The same job with an aligner and projections that are trained beside the student, and a schedule."""
+    stages = (("shared", 0.3), ("learned", 1.0))
+    schedule = tuple(ScheduleStage(strategy=name, until=end) for name, end in stages)
+    terms = TermWeights(cross_entropy=0.1, forward_kl=0.6, likelihood=0.2, hidden=0.1)
+    settings = settings.model_copy(
+        update={
+            "alignment": AlignmentSettings(schedule=schedule),
+            "objective": ObjectiveSettings(terms=terms),
+        }
+    )
+    models = settings.models
+    aligner = build_schedule(
+        settings.alignment.stages,
+        load_tokenizer(models.teacher, "teacher"),
+        load_tokenizer(models.student, "student"),
+        num_teacher_rows=configured_output_rows(models.teacher, "teacher"),
+        num_student_rows=configured_output_rows(models.student, "student"),
+    )
+    return settings, aligner
+
+
 @pytest.mark.slow
-def test_killed_and_resumed_ends_with_the_same_weights(parts, tmp_path) -> None:
+@pytest.mark.parametrize("kind", ["plain", "with companions"])
+def test_killed_and_resumed_ends_with_the_same_weights(parts, tmp_path, kind: str) -> None:
     settings, corpus, aligner = parts
+    if kind == "with companions":
+        settings, aligner = with_companions(settings)
     whole = prepare_job(corpus, settings=settings, aligner=aligner, output_dir=tmp_path / "whole")
     assert run_in_process(whole).wait() == 0
     expected = load_file(whole / "student" / "model.safetensors")
@@ -86,9 +118,12 @@ def test_killed_and_resumed_ends_with_the_same_weights(parts, tmp_path) -> None:
 
     found = load_file(killed / "student" / "model.safetensors")
     assert found.keys() == expected.keys()
+    assert not any(name.startswith("distillation.") for name in found), "companions stay behind"
     for name, tensor in expected.items():
         assert tensor.equal(found[name]), name
     lines = read_metrics(killed / "metrics.jsonl")
+    counted = {line["step"]: line["tokens"] for line in read_metrics(whole / "metrics.jsonl")}
+    assert {line["step"]: line["tokens"] for line in lines} == counted
     entries = [(line["step"], name) for line in lines for name in line["metrics"]]
     assert len(entries) == len(set(entries)), "a metric was written twice"
     reference = {

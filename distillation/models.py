@@ -6,6 +6,8 @@ revision, and whatever is missing is one line that names the setting.
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +19,7 @@ from distillation.fingerprint import digest_of, digest_of_directory
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+logger = logging.getLogger(__name__)
 Role = Literal["teacher", "student"]
 EMBEDDED = "sample"
 START_TOKENS = ("<|endoftext|>", "<s>", "[CLS]")
@@ -57,7 +60,39 @@ def load_tokenizer(reference: ModelReference, role: Role) -> PreTrainedTokenizer
         raise ModelError(
             f"models.{role}.path = {path}: only a slow tokenizer; convert it to a tokenizer.json"
         )
-    return tokenizer
+    return _as_its_file_says(tokenizer, path, reference, role)
+
+
+def _as_its_file_says(
+    tokenizer: PreTrainedTokenizerFast, path: str, reference: ModelReference, role: Role
+) -> PreTrainedTokenizerFast:
+    """Return the tokenizer that tokenizer.json defines, where the class that was loaded is another one.
+
+    A class that is named after a model builds its own parts: `GPT2Tokenizer`, which SmolLM names, drops the
+    splitting of digits from SmolLM's own file, and texts get ids that the model was never trained on.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        as_file = PreTrainedTokenizerFast.from_pretrained(path, **_hub_arguments(reference))
+    except Exception:  # no tokenizer.json of its own: there is nothing to compare with
+        return tokenizer
+    if all(
+        _state(getattr(tokenizer.backend_tokenizer, part)) == _state(getattr(as_file.backend_tokenizer, part))
+        for part in ("normalizer", "pre_tokenizer")
+    ):
+        return tokenizer
+    logger.warning(
+        "models.%s.path = %s: %s does not cut text as tokenizer.json says; the file is followed",
+        role,
+        path,
+        type(tokenizer).__name__,
+    )
+    return as_file
+
+
+def _state(part: Any) -> Any:
+    return None if part is None else json.loads(part.__getstate__())
 
 
 def load_model(

@@ -155,7 +155,9 @@ class _Run:
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
         trainer.add_callback(JobCallback(self.directory, trainer))
-        trainer.add_callback(StepProgressCallback(self.job.variant, ("cross_entropy", *self.job.objective.terms.active)))
+        trainer.add_callback(
+            StepProgressCallback(self.job.variant, ("cross_entropy", *self.job.objective.terms.active))
+        )
         return trainer
 
     def _arguments(self) -> TrainingArguments:

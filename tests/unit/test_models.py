@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from distillation.config import ModelReference
 from distillation.errors import ModelError
@@ -70,3 +71,24 @@ def test_the_digest_follows_the_content(tmp_path: Path, tiny_student_dir: Path) 
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"rope_theta": 1.0}))
     assert model_digest(reference(directory), "student") != first
+
+
+def test_a_tokenizer_class_that_ignores_its_file_is_not_followed(
+    tiny_student_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SmolLM names GPT2Tokenizer, which forgets that SmolLM splits digits."""
+    folder = shutil.copytree(tiny_student_dir, tmp_path / "student")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": "GPT2Tokenizer"}))
+    text = "item 12345 of 678\n"
+    expected = load_tokenizer(ModelReference(path=str(tiny_student_dir)), "student")
+    wrong = AutoTokenizer.from_pretrained(folder)
+    assert wrong.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text) != (
+        expected.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
+    ), "the library follows the file now: the remedy can go"
+    found = load_tokenizer(ModelReference(path=str(folder)), "student")
+    assert "does not cut text as tokenizer.json says" in caplog.text
+    assert found(text).input_ids == expected(text).input_ids
+    found.save_pretrained(tmp_path / "saved")
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved")(text).input_ids == expected(text).input_ids
+    assert (found.bos_token, found.eos_token) == (expected.bos_token, expected.eos_token)

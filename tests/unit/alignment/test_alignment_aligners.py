@@ -39,9 +39,6 @@ from distillation.errors import AlignmentError
 # Those whose targets are made from log-probabilities; the others are tested where they are trained.
 ALIGNERS = [name for name, (kind, _) in ALL_ALIGNERS.items() if kind.reads_log_probs]
 
-# The others have targets only while what they learn is trained.
-WITH_TARGETS = [name for name, (kind, _) in ALIGNERS.items() if kind.reads_log_probs]
-
 
 def rows_of(pairs: list[EncodedPair], alignment: Alignment, tails: list[float] | None = None) -> Rows:
     """Return the rows of all positions with a target, in window order."""
@@ -305,7 +302,7 @@ def test_shared_restricts_both_sides_to_common_strings(trained: tuple[Tokenizer,
 
 def test_rows_without_writable_mass_are_marked(trained: tuple[Tokenizer, Tokenizer]) -> None:
     teacher, student = trained
-    for strategy in WITH_TARGETS:
+    for strategy in ALIGNERS:
         aligner = built(strategy, teacher, student)
         rows = positions(aligner, teacher, student)
         boundary = (rows.num_emitted_N == 0).nonzero().squeeze(1)[:2]
@@ -322,7 +319,7 @@ def test_rows_without_writable_mass_are_marked(trained: tuple[Tokenizer, Tokeniz
 
 
 def test_half_precision_teachers_are_reduced_in_float32(trained: tuple[Tokenizer, Tokenizer]) -> None:
-    for strategy in WITH_TARGETS:
+    for strategy in ALIGNERS:
         aligner = built(strategy, *trained)
         rows = positions(aligner, *trained)
         log_probs = random_log_probs(len(rows), aligner.num_teacher_rows, 6).to(torch.bfloat16)
@@ -337,7 +334,7 @@ def test_half_precision_teachers_are_reduced_in_float32(trained: tuple[Tokenizer
 def test_no_rows(trained: tuple[Tokenizer, Tokenizer]) -> None:
     empty = torch.zeros(0, dtype=torch.int64)
     rows = Rows(empty, empty, empty, empty, empty.float())
-    for strategy in WITH_TARGETS:
+    for strategy in ALIGNERS:
         aligner = built(strategy, *trained)
         targets = aligner.targets(torch.zeros(0, aligner.num_teacher_rows), rows)
         assert targets.probabilities_NV.shape == (0, aligner.num_student_rows)

@@ -125,8 +125,6 @@ class LikelihoodSettings(Section):
 class GoldSettings(Section):
     """The baseline GOLD."""
 
-    merge: Literal["chain_rule", "observed"] = "chain_rule"
-    """How a group of several tokens becomes one distribution; `observed` is TRL's default, off by one."""
     beta: Share = 0.5
     """Share of the teacher in the middle of the generalised Jensen-Shannon divergence."""
 

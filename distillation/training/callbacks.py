@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import ProgressCallback, TrainerCallback
 
+from distillation.training.job import COMPLETE
 from distillation.training.metrics import MetricsLog
-from distillation.training.run import COMPLETE
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments

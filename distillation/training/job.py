@@ -47,6 +47,8 @@ TRAINING_SOURCES = (
     "distillation.training",
 )
 """What training runs through: an edit in any of it makes a new job, an edited report does not."""
+COMPLETE = "complete"
+"""Empty file that is written into a checkpoint last: without it, the checkpoint is the rest of a kill."""
 RESULT_NEUTRAL = frozenset({"output_dir", "keep_checkpoints"})
 """Training settings that do not change the student."""
 

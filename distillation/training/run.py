@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillation.errors import CorpusError, JobError, ModelError
-from distillation.training.job import Job, JobResult, read_job, read_status, write_atomically
+from distillation.training.job import COMPLETE, Job, JobResult, read_job, read_status, write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from distillation.training.windows import WindowCollator, Windows
 
 logger = logging.getLogger(__name__)
-COMPLETE = "complete"
-"""Empty file that is written into a checkpoint last: without it, the checkpoint is the rest of a kill."""
 NUM_LOG_LINES = 50
 EVALUATION_BATCH = 16
 
@@ -49,8 +47,9 @@ def run_job(job_dir: str | Path, *, on_estimate: Callable[[str], None] = print) 
     status = read_status(directory)
     if status.get("state") == "finished" and (directory / "student" / "config.json").exists():
         return JobResult(job_dir=directory, student_dir=directory / "student", metrics=status["metrics"])
-    write_atomically(directory / "status.json", {"state": "running", "process": os.getpid()})
-    _drop_incomplete_checkpoints(directory)
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first one keeps the house
+        write_atomically(directory / "status.json", {"state": "running", "process": os.getpid()})
+        _drop_incomplete_checkpoints(directory)
     from distillation.probing.quiet import quiet_libraries
 
     with quiet_libraries() as messages:  # bars of loading and notes on tied weights, many a run
@@ -104,7 +103,8 @@ class _Run:
         with distilling(self.student, self.objective):
             trainer = self._trainer()
             checkpoint = _last_checkpoint(self.directory)
-            on_estimate(self._estimate(trainer, checkpoint))
+            if trainer.is_world_process_zero():
+                on_estimate(self._estimate(trainer, checkpoint))
             trainer.train(resume_from_checkpoint=checkpoint)
         best = trainer.state.best_metric
         metrics = {
@@ -228,7 +228,7 @@ class _Run:
         tokens = (
             self.windows.counts.num_student_tokens / max(len(self.windows), 1) * self.job.training.batch_size
         )
-        tokens *= self.job.training.gradient_accumulation_steps
+        tokens *= self.job.training.gradient_accumulation_steps * trainer.args.world_size
         left = (steps - done) * seconds * self.job.training.gradient_accumulation_steps
         resumed = f", going on at step {done}" if done else ""
         size = f"{steps} steps, about {steps * tokens:,.0f} tokens on {self.device}"

@@ -1,7 +1,8 @@
 """A schedule: one aligner after another along training.
 
 A stage ends at a share of the steps. `shared` first and `prefix` after, for example, begins with the
-positions where both tokenizers agree and goes on with all of them. The stages share nothing but the vocabularies.
+positions where both tokenizers agree and goes on with all of them. The stages have nothing in common but the
+vocabularies.
 
 Invariant: saved and loaded, each stage gives the same targets to the bit.
 """

@@ -36,8 +36,11 @@ format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/ready  ## the figures of docs/benchmarks.md; about half an hour on two cores
+bench: .venv/ready  ## the figures of docs/benchmarks.md; two to three hours on two cores
+	$(BIN)/python -m benchmarks.alignment --teacher distillation/sample/teacher --student distillation/sample/student README.md LICENSE docs/*.md
 	$(BIN)/python -m benchmarks.seeds
+	$(BIN)/python -m benchmarks.objectives
+	$(BIN)/python -m benchmarks.objectives --speed
 
 sample: .venv/ready  ## train the embedded pair anew into outputs/sample, about an hour on two cores
 	$(BIN)/python -m distillation.sample.make outputs/sample

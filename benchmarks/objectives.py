@@ -100,26 +100,29 @@ class Comparison:
         draft.write_text(json.dumps(self.results() | {key: value}, indent=1, sort_keys=True) + "\n")
         draft.replace(self.results_path)
 
-    def train(self, change: Change, seed: int, threads: int, **training: Any) -> Path:
-        """Train one student in a process of its own and return its job directory."""
+    def prepare(self, change: Change, seed: int, folder: Path | None = None, **training: Any) -> Path:
+        """Write the job directory of one student."""
         from distillation.alignment import build_schedule
         from distillation.training import prepare_job
 
         raw = self.settings.model_dump()
-        raw = raw | {"seed": seed, **{section: {**raw[section], **change.get(section, {})} for section in raw
-                     if isinstance(raw[section], dict)}}  # fmt: skip
-        raw["training"] |= training
-        settings = parse_settings(raw)
+        for section, values in {**change, "training": training}.items():
+            raw[section] = {**raw[section], **values}
+        settings = parse_settings({**raw, "seed": seed})
         aligner = None
         if settings.objective.uses_teacher:
             aligner = build_schedule(settings.alignment.stages, *self.tokenizers, **self.rows)
-        job_dir = prepare_job(
+        return prepare_job(
             self.corpus,
             settings=settings,
             variant="distilled" if aligner is not None else "text_only",
             aligner=aligner,
-            output_dir=self.folder / "jobs",
+            output_dir=folder or self.folder / "jobs",
         )
+
+    def train(self, change: Change, seed: int, threads: int, **training: Any) -> Path:
+        """Train one student in a process of its own and return its job directory."""
+        job_dir = self.prepare(change, seed, **training)
         command = [sys.executable, "-m", "distillation.training", str(job_dir)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -160,7 +163,10 @@ def measure_quality(
 
 
 def measure_speed(comparison: Comparison, chosen: Mapping[str, Change]) -> None:
-    """Run a few steps of each variant, one after another with all cores: tokens a second and peak memory."""
+    """Run a few steps of each variant, one after another with all cores.
+
+    Kept are the tokens a second and the peak memory of the process, in MiB.
+    """
     from distillation.training import read_metrics
 
     for name, change in chosen.items():

@@ -49,7 +49,14 @@ def distillation_pipeline(settings: dict[str, Any]) -> None:
     )
     teacher_probe, student_probe, _ = probe_models(models, tracking, files + machine_fingerprint())
     aligner, audit, _ = build_aligner(
-        corpus, teacher_probe, student_probe, checked.alignment, **pair, tracking=tracking, fingerprint=files
+        corpus,
+        teacher_probe,
+        student_probe,
+        checked.alignment,
+        **pair,
+        tracking=tracking,
+        fingerprint=files,
+        window_length=checked.training.max_length,
     )
     students: dict[str, Any] = {"text_only": None, "truncate": None}
     for variant in ("distilled", *checked.evaluation.controls):

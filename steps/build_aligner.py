@@ -32,6 +32,7 @@ def build_aligner(
     student: ModelReference,
     tracking: TrackingSettings,
     fingerprint: str,
+    window_length: int,
 ) -> tuple[
     Annotated[Aligner, "aligner"],
     Annotated[TokenizerAudit, "audit"],
@@ -48,7 +49,7 @@ def build_aligner(
         "num_student_rows": student_probe.architecture.num_output_rows,
     }
     aligner = build_schedule(alignment.stages, *tokenizers, **rows, cache_dir=KEPT_ALIGNERS)
-    audit = audit_tokenizers(*tokenizers, corpus.held_out["text"], **rows)
+    audit = audit_tokenizers(*tokenizers, corpus.held_out["text"], **rows, window_length=window_length)
     page = audit_page(audit)
     record_pages(
         tracking, {"audit/audit.html": page, "audit/audit.json": audit.model_dump_json(indent=2)}, {}

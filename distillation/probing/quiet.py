@@ -29,6 +29,7 @@ class _Collector(logging.Handler):
 def quiet_libraries() -> Iterator[list[str]]:
     """Yield a list that fills with what transformers, torch and `warnings` would have printed inside the
     block."""
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
     messages: list[str] = []
@@ -38,8 +39,11 @@ def quiet_libraries() -> Iterator[list[str]]:
     had_progress_bars = transformers_logging.is_progress_bar_enabled()
     for logger in loggers:
         logger.handlers, logger.propagate = [collector], False
+    shows_downloads = not are_progress_bars_disabled()
     if had_progress_bars:
         transformers_logging.disable_progress_bar()
+        if shows_downloads:  # a first download takes minutes, and its bar is no noise
+            enable_progress_bars()
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -111,3 +111,14 @@ def test_quiet_libraries_collects_and_restores(make_config) -> None:
     with quiet_libraries() as messages:
         warnings.warn("a warning", stacklevel=1)
     assert messages == ["a warning"]
+
+
+def test_downloads_stay_visible() -> None:
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from transformers.utils import logging as transformers_logging
+
+    assert not are_progress_bars_disabled()
+    with quiet_libraries():
+        assert not are_progress_bars_disabled(), "a first download takes minutes"
+        assert not transformers_logging.is_progress_bar_enabled()
+    assert transformers_logging.is_progress_bar_enabled()

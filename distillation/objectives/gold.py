@@ -21,6 +21,7 @@ Invariant: equals the formula group by group.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 LEAST_PROBABILITY = 1e-8
 """As in TRL: stands for less in a logarithm and in a merge."""
+LEAST_LOG_PROB = math.log(LEAST_PROBABILITY)
 
 
 def matched_tokens(teacher_tokenizer: Any, student_tokenizer: Any) -> Tensor:
@@ -71,7 +73,7 @@ class GoldTerm:
         log_prob_M = torch.zeros(len(labels_M), device=labels_M.device)
         log_prob_M[real_M] = view.teacher.token_log_probs(
             view.teacher_states_MD[real_M], labels_M[real_M], self.temperature
-        ).clamp_min(torch.tensor(LEAST_PROBABILITY).log())
+        ).clamp_min(LEAST_LOG_PROB)
         log_prob_M[self.last_row_G[self.last_row_G >= 0]] = 0.0
         self.earlier_G = view.sum_by_group(group_M, log_prob_M)
 
@@ -86,7 +88,7 @@ class GoldTerm:
         last_g = index_n[_last_of_group(local, len(groups_g))]
         log_probs_nV = chunk.log_probs(self.temperature)
         own_n = log_probs_nV.gather(1, chunk.labels_n[:, None]).squeeze(1)
-        own_n = own_n.clamp_min(torch.tensor(LEAST_PROBABILITY).log())
+        own_n = own_n.clamp_min(LEAST_LOG_PROB)
         is_last_n = torch.zeros_like(own_n, dtype=torch.bool).index_fill(0, last_g, True)
         earlier_n = torch.where(is_last_n, 0.0, own_n)[index_n]
         earlier_g = own_n.new_zeros(len(groups_g)).index_add(0, local, earlier_n)

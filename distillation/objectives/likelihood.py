@@ -74,7 +74,7 @@ class LikelihoodTerm:
         has_next_G, first_N, first_M = _followed_groups(view, teacher_group_M)
         teacher_next_G = _of_next_group(view.sum_by_group(first_M, boundary_M), has_next_G)
         if settings.debias == "merge":
-            ends_G = ~has_next_G | (teacher_next_G > torch.tensor(settings.boundary_threshold).log())
+            ends_G = ~has_next_G | (teacher_next_G.exp() > settings.boundary_threshold)
             group_N, teacher_group_M = _merged(view, ends_G, group_N), _merged(view, ends_G, teacher_group_M)
         teacher_G = view.sum_by_group(teacher_group_M, token_M)
         student_G = view.sum_by_group(group_N, token_N)

@@ -48,8 +48,9 @@ def variants() -> dict[str, Change]:
     for divergence in OTHER_DIVERGENCES:
         found[f"prefix {divergence}"] = _change({divergence: TEACHER_WEIGHT})
     for debias in ("none", "product", "merge"):
-        change = _change({"likelihood": TEACHER_WEIGHT}, likelihood={"debias": debias})
-        found[f"likelihood, debias {debias}"] = change
+        options = {"likelihood": {"debias": debias}}
+        found[f"likelihood, debias {debias}"] = _change({"likelihood": TEACHER_WEIGHT}, **options)
+        found[f"half likelihood, debias {debias}"] = _change({"likelihood": 0.5}, text=0.5, **options)
     found["uld"] = _change({"uld": 1.5}, text=1.0)  # the paper's weights
     found["gold"] = _change({"gold": 1.0}, text=0.0)  # TRL's weights
     found["gold + text"] = _change({"gold": TEACHER_WEIGHT})

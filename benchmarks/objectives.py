@@ -55,7 +55,10 @@ def variants() -> dict[str, Change]:
     found["gold"] = _change({"gold": 1.0}, text=0.0)  # TRL's weights
     found["gold + text"] = _change({"gold": TEACHER_WEIGHT})
     for term, weight in (("likelihood", 0.3), ("hidden", 0.3), ("attention", 0.3)):
-        found[f"prefix forward_kl + {term}"] = _change({"forward_kl": TEACHER_WEIGHT, term: weight})
+        options = {"likelihood": {"debias": "product"}} if term == "likelihood" else {}
+        found[f"prefix forward_kl + {term}"] = _change(
+            {"forward_kl": TEACHER_WEIGHT, term: weight}, **options
+        )
     return found
 
 

@@ -116,8 +116,8 @@ class LikelihoodSettings(Section):
     temperature: PositiveFloat = 100.0
     """tau: a group's log-probability is divided by it before the two are compared."""
     debias: Literal["none", "product", "merge"] = "none"
-    """`none` did best on the embedded pair; `product` multiplies a group by the probability that a new word follows it, `merge` joins groups until
-    the teacher gives that more than `boundary_threshold`."""
+    """`none` did best on the embedded pair. `product` multiplies a group by the probability that a new word
+    follows it, `merge` joins groups until the teacher gives that more than `boundary_threshold`."""
     boundary_threshold: Share = 0.1
     """The least such probability at which `merge` ends a group."""
 

@@ -1,5 +1,7 @@
 """The main job: corpus, probes, aligner, the distilled student beside its controls, evaluation, report.
 
+With `cache` the teacher runs once, in a step of its own, and the distilled student learns from what it said.
+
     zenml pipeline run pipelines.distillation.distillation_pipeline -c configs/quickstart.yaml -s local
     python -m pipelines.distillation -c configs/quickstart.yaml training.batch_size=4
 
@@ -25,6 +27,7 @@ from pipelines.guarded import guarded_pipeline
 from pipelines.inputs import corpus_fingerprint, machine_fingerprint, models_fingerprint
 from pipelines.summary import show_distillation
 from steps.build_aligner import build_aligner
+from steps.cache_teacher import cache_teacher
 from steps.distill_student import distill_student
 from steps.evaluate_student import evaluate_student
 from steps.load_corpus import load_corpus
@@ -58,11 +61,15 @@ def distillation_pipeline(settings: dict[str, Any]) -> None:
         fingerprint=files,
         window_length=checked.training.max_length,
     )
+    cache = None
+    if checked.cache is not None:
+        cache = cache_teacher(corpus, aligner, settings_for("distilled", checked), files)
     students: dict[str, Any] = {"text_only": None, "truncate": None}
     for variant in ("distilled", *checked.evaluation.controls):
         students[variant] = distill_student(
             corpus=corpus,
             aligner=aligner if variant == "distilled" else None,
+            cache=cache if variant == "distilled" else None,
             settings=settings_for(variant, checked),
             variant=variant,
             fingerprint=files,
@@ -87,9 +94,12 @@ def tokenizer_of(reference: ModelReference) -> ModelReference:
 def settings_for(variant: str, settings: Settings) -> Settings:
     """Return the settings that the training of `variant` depends on; all others at their defaults.
 
-    The text-only control keeps the models, as both tokenizers decide where windows are cut.
+    The text-only control keeps the models, as both tokenizers decide where windows are cut. Controls always
+    have the live teacher: a second cache, for targets that nobody wants, would cost more than it saves.
     """
     update: dict[str, Any] = {"evaluation": EvaluationSettings()}
+    if variant != "distilled":
+        update["cache"] = None
     if variant == "text_only":
         update |= {"objective": ObjectiveSettings(terms=TEXT_ALONE), "alignment": AlignmentSettings()}
     elif variant == "truncate":

@@ -13,6 +13,7 @@ from zenml import step
 
 from distillation.alignment import Aligner
 from distillation.config import Settings
+from distillation.teacher.cache import TeacherCache
 from materializers.student import Student
 from steps.caching import TRAINING_CACHE
 from steps.console import hide_loading_bars
@@ -22,9 +23,17 @@ from steps.types import Corpus
 
 @step(cache_policy=TRAINING_CACHE, output_materializers="materializers.student.StudentMaterializer")
 def distill_student(
-    corpus: Corpus, aligner: Aligner | None, settings: Settings, variant: str, fingerprint: str
+    corpus: Corpus,
+    aligner: Aligner | None,
+    cache: TeacherCache | None,
+    settings: Settings,
+    variant: str,
+    fingerprint: str,
 ) -> Annotated[Student, "student"]:
-    """Train the student of `variant`; `fingerprint` stands for the files of both models."""
+    """Train the student of `variant`, from `cache` if there is one.
+
+    `fingerprint` stands for the files of both models.
+    """
     from distillation.training import prepare_job, run_job
 
     hide_loading_bars(settings.models)
@@ -35,6 +44,7 @@ def distill_student(
         settings=settings,
         variant=variant,  # type: ignore[arg-type]
         aligner=aligner,
+        cache=cache,
         output_dir=Path(settings.training.output_dir),
     )
     with metrics_forwarder(job_dir, settings, variant, corpus.report.held_out_fingerprint):

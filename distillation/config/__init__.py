@@ -3,9 +3,10 @@
 A YAML under `configs/` is the only interface; `parse_settings` turns its mapping into `Settings` before
 anything is downloaded or trained, and turns pydantic's report into one line a person can act on. Each setting
 is explained below its field: `corpus`, `models`, `objective` (alignment too), `training` (evaluation too),
-`settings` (tracking, promotion, the whole).
+`cache`, `settings` (tracking, promotion, the whole).
 """
 
+from distillation.config.cache import CacheSettings
 from distillation.config.corpus import (
     HUB_PRESETS,
     ContractSettings,
@@ -39,6 +40,7 @@ __all__ = [
     "TEXT_ALONE",
     "AlignerName",
     "AlignmentSettings",
+    "CacheSettings",
     "ContractSettings",
     "CorpusSettings",
     "DivergenceName",

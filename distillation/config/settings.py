@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError, model_validator
 
+from distillation.config.cache import CacheSettings, refusal
 from distillation.config.corpus import CorpusSettings
 from distillation.config.models import ModelSettings
 from distillation.config.objective import AlignmentSettings, ObjectiveSettings
@@ -34,6 +35,8 @@ class Settings(Section):
     models: ModelSettings = ModelSettings()
     alignment: AlignmentSettings = AlignmentSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
+    cache: CacheSettings | None = None
+    """Run the teacher once and learn from what it said; None runs it beside the student."""
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     tracking: TrackingSettings = TrackingSettings()
@@ -47,6 +50,13 @@ class Settings(Section):
                     f"models.{role}.attention = {chosen!r} returns no attention maps, which "
                     "objective.terms.attention needs: use auto, or set that weight to 0"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _cache_fits(self) -> Settings:
+        reason = None if self.cache is None else refusal(self.cache, self.objective, self.alignment)
+        if reason is not None:
+            raise ValueError(reason)
         return self
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from distillation.objectives.chunked import OutputLayer
 
 if TYPE_CHECKING:
+    from distillation.teacher.cached import CachedTeacher
     from distillation.teacher.live import LiveTeacher, TeacherOutput
 
 IGNORED = -100
@@ -81,7 +82,7 @@ class BatchView:
         self,
         batch: Mapping[str, Tensor],
         student: StudentOutput,
-        teacher: LiveTeacher | None,
+        teacher: LiveTeacher | CachedTeacher | None,
         needs_layers: tuple[bool, bool] = (False, False),
     ) -> None:
         self.batch = batch
@@ -103,9 +104,9 @@ class BatchView:
 
     @property
     def teacher(self) -> LiveTeacher:
-        """What runs the teacher."""
+        """What runs the teacher, or answers from a cache the few questions that one can."""
         assert self._teacher is not None, "a term needs the teacher, and the objective has none"
-        return self._teacher
+        return self._teacher  # type: ignore[return-value]
 
     @functools.cached_property
     def teacher_output(self) -> TeacherOutput:
@@ -115,7 +116,12 @@ class BatchView:
 
     @functools.cached_property
     def teacher_states_MD(self) -> Tensor:
-        """The teacher's states, all windows one after another: row i of window b is row b x S + i."""
+        """The teacher's states, all windows one after another: row i of window b is row b x S + i.
+
+        Of a cache, two numbers a row; see `teacher.cached`.
+        """
+        if "cached_log_probs" in self.batch:
+            return self.batch["cached_log_probs"].flatten(0, 1)
         return self.teacher_output.states_BSD.flatten(0, 1)
 
     @functools.cached_property

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from distillation.config import DIVERGENCES, ObjectiveSettings
 from distillation.objectives.batch import BatchView, Chunk, StudentOutput
+from distillation.objectives.cached import CachedTargets
 from distillation.objectives.chunked import chunked_output_loss, chunks_at, even_chunks
 from distillation.objectives.divergences import divergence
 from distillation.objectives.gold import GoldTerm
@@ -34,6 +35,7 @@ from distillation.objectives.layers import attention_loss, hidden_loss
 from distillation.objectives.likelihood import LikelihoodTerm
 from distillation.objectives.targets import TargetSource
 from distillation.objectives.uld import UldTerm
+from distillation.teacher.cached import CachedTeacher
 
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
@@ -50,7 +52,7 @@ class DistillationObjective:
     Args:
         settings: the terms and their settings.
         aligner: turns the teacher's rows into targets; None for text alone.
-        teacher: runs the teacher; None for text alone.
+        teacher: runs the teacher, or stands for a cache of it; None for text alone.
         modules: what is trained beside the student: `companion0`, ... by stage of the schedule, `hidden`.
         tables: tensors of terms that need the tokenizers: `matched`, `boundary_U`, `boundary_V`.
     """
@@ -59,7 +61,7 @@ class DistillationObjective:
         self,
         settings: ObjectiveSettings,
         aligner: Aligner | None = None,
-        teacher: LiveTeacher | None = None,
+        teacher: LiveTeacher | CachedTeacher | None = None,
         *,
         modules: nn.ModuleDict | None = None,
         tables: Mapping[str, Tensor] | None = None,
@@ -142,9 +144,11 @@ class DistillationObjective:
         boundaries = (tables["boundary_U"], tables["boundary_V"])
         return LikelihoodTerm(view, settings.likelihood, boundaries, self.chunk_size(view.student.num_rows))
 
-    def target_source(self, view: BatchView) -> TargetSource:
-        """Return the targets of a batch, by the aligner of the current stage."""
+    def target_source(self, view: BatchView) -> TargetSource | CachedTargets:
+        """Return the targets of a batch, by the aligner of the current stage or from the cache."""
         assert self.aligner is not None
+        if isinstance(self.teacher, CachedTeacher):
+            return CachedTargets(view, self.aligner, self.teacher.settings)
         stage, aligner = self.aligner.stage_at(self.progress)
         name = f"companion{stage}"
         return TargetSource(
@@ -213,7 +217,7 @@ class _LogitTerms:
         assert self.source is not None
         settings = self.objective.settings
         targets = self.source.of_chunk(chunk.positions, *companion_logits)
-        log_student_mV = self._log_student(chunk, settings.temperature)[targets.index_m]
+        log_student_mV = targets.student(self._log_student(chunk, settings.temperature)[targets.index_m])
         count = torch.full_like(targets.companion_loss, len(targets.index_m))
         found["num_targets"], found["residual"] = count, targets.residual_m.sum()
         found["companion"] = targets.companion_loss

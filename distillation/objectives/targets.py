@@ -22,6 +22,7 @@ from distillation.alignment.base import Aligner, Rows, Targets
 
 if TYPE_CHECKING:
     from distillation.objectives.batch import BatchView
+    from distillation.objectives.cached import Columns
     from distillation.objectives.companions import Companion
 
 
@@ -32,11 +33,17 @@ class ChunkTargets:
     index_m: Tensor
     """Positions of the chunk that have a target."""
     target_mV: Tensor
-    """float32; each row sums to 1."""
+    """float32; each row sums to 1. Of `columns` alone where those are given."""
     residual_m: Tensor
     """Share of the teacher's mass that no student token could carry."""
     companion_loss: Tensor
     """What the companion minimises, summed over the positions; 0 without one."""
+    columns: Columns | None = None
+    """Which outcomes a cached target speaks of; None for the whole vocabulary."""
+
+    def student(self, log_student_mV: Tensor) -> Tensor:
+        """Return the student's log-probabilities of the outcomes that the target speaks of."""
+        return log_student_mV if self.columns is None else self.columns.student(log_student_mV)
 
 
 class TargetSource:

@@ -1,1 +1,1 @@
-"""Teachers: the live one that runs beside the student."""
+"""Teachers: the live one that runs beside the student, and what is kept of one that ran before."""

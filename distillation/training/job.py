@@ -1,6 +1,7 @@
 """The job directory: everything a training run needs and everything it leaves.
 
     JOB_DIR/  job.json (frozen settings + content hashes)   corpus/  aligner/
+              teacher_cache/ (links, where the student learns from one)
               metrics.jsonl (append-only)   checkpoints/   student/   status.json
 
 Its name is the hash of what determines the result, so the same job is never trained twice and two different
@@ -21,6 +22,7 @@ from distillation.config import (
     DIVERGENCES,
     TEXT_ALONE,
     AlignmentSettings,
+    CacheSettings,
     ModelSettings,
     ObjectiveSettings,
     Settings,
@@ -34,6 +36,7 @@ from distillation.models import model_digest
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
     from distillation.corpus import Corpus
+    from distillation.teacher.cache import TeacherCache
 
 Variant = Literal["distilled", "text_only", "truncate"]
 TRAINING_SOURCES = (
@@ -47,6 +50,7 @@ TRAINING_SOURCES = (
     "distillation.training",
 )
 """What training runs through: an edit in any of it makes a new job, an edited report does not."""
+CACHE_FOLDER = "teacher_cache"
 COMPLETE = "complete"
 """Empty file that is written into a checkpoint last: without it, the checkpoint is the rest of a kill."""
 RESULT_NEUTRAL = frozenset({"output_dir", "keep_checkpoints"})
@@ -70,11 +74,16 @@ class Job(BaseModel):
     corpus_digest: str
     aligner_digest: str | None
     sources_digest: str
+    cache: CacheSettings | None = None
+    """Of the teacher cache that the student learns from; None for the live teacher."""
+    cache_digest: str | None = None
 
     @property
     def digest(self) -> str:
         """Hash of everything that changes the result; the directory's name."""
-        return digest_of(self.model_dump(mode="json", exclude={"training": set(RESULT_NEUTRAL)}))
+        # The cache's own digest stands for its settings.
+        neutral: Any = {"training": set(RESULT_NEUTRAL), "cache": True}
+        return digest_of(self.model_dump(mode="json", exclude=neutral))
 
 
 class JobResult(BaseModel):
@@ -107,9 +116,12 @@ def prepare_job(
     settings: Settings,
     variant: Variant = "distilled",
     aligner: Aligner | None = None,
+    cache: TeacherCache | None = None,
     output_dir: str | Path | None = None,
 ) -> Path:
     """Write the job directory of one variant, or find the one that is there, and return its path.
+
+    A distilled student learns from `cache` if there is one. Controls always have the live teacher.
 
     Raises:
         JobError: the directory cannot be written.
@@ -121,6 +133,8 @@ def prepare_job(
         aligner = None
     elif aligner is None:
         raise ValueError(f"variant {variant} learns from the teacher and needs an aligner")
+    if cache is not None and variant != "distilled":
+        raise ValueError(f"variant {variant} does not learn from a cache")
     job = Job(
         variant=variant,
         seed=settings.seed,
@@ -135,10 +149,14 @@ def prepare_job(
         corpus_digest=digest_of([corpus.report.train_fingerprint, corpus.report.held_out_fingerprint]),
         aligner_digest=_aligner_digest(aligner) if aligner is not None else None,
         sources_digest=digest_of_sources(*TRAINING_SOURCES),
+        cache=None if cache is None else cache.settings,
+        cache_digest=None if cache is None else cache.digest,
     )
     root = Path(output_dir or settings.training.output_dir)
     directory = root / f"{variant}-{job.digest}"
     if (directory / "job.json").exists():
+        if cache is not None:
+            _link(cache, directory)  # a shard that was damaged has been made anew
         return directory
     draft = root / f".{directory.name}.{os.getpid()}"
     try:
@@ -146,6 +164,8 @@ def prepare_job(
         save_corpus(corpus, draft / "corpus")
         if aligner is not None:
             aligner.save(draft / "aligner")
+        if cache is not None:
+            _link(cache, draft)
         (draft / "job.json").write_text(job.model_dump_json(indent=2) + "\n")
         shutil.rmtree(directory, ignore_errors=True)  # the remains of a draft without job.json
         draft.rename(directory)
@@ -155,6 +175,22 @@ def prepare_job(
             f"training.output_dir = {root}: cannot be written ({one_line(error)}); name a writable folder"
         ) from error
     return directory
+
+
+def _link(cache: TeacherCache, directory: Path) -> None:
+    """Put the shards of `cache` into a job, so that it needs nothing outside of its directory.
+
+    Raises:
+        JobError: a shard is gone.
+    """
+    from distillation.teacher.cache import CacheStore
+
+    try:
+        CacheStore(cache.directory).link_into(directory / CACHE_FOLDER, cache.shards)
+    except OSError as error:
+        raise JobError(
+            f"teacher cache {cache.directory}: cannot be read ({one_line(error)}); run the pipeline again"
+        ) from error
 
 
 def _aligner_digest(aligner: Aligner) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def load_objective(
     directory: Path, job: Job, student: PreTrainedModel, tokenizers: tuple[Any, Any], device: str
 ) -> DistillationObjective:
-    """Return the objective of `job`; the teacher is only loaded if a term needs it.
+    """Return the objective of `job`; the teacher is only loaded if a term needs it and no cache has it.
 
     Args:
         directory: of the job, for its aligner.
@@ -35,11 +35,17 @@ def load_objective(
     from distillation.models import load_model
     from distillation.objectives.distillation import DistillationObjective
     from distillation.probing.device import choose_dtype
+    from distillation.teacher.cached import CachedTeacher
     from distillation.teacher.live import LiveTeacher
 
     settings = job.objective
     if not settings.uses_teacher:
         return DistillationObjective(settings)
+    if job.cache is not None:
+        aligner = load_aligner(directory / "aligner").to(device)
+        rows = (aligner.num_teacher_rows, aligner.num_student_rows)
+        tables = {name: table.to(device) for name, table in _tables(job, tokenizers, rows).items()}
+        return DistillationObjective(settings, aligner, CachedTeacher(job.cache), tables=tables)
     reference = job.models.teacher
     needs_maps = settings.terms.attention > 0
     model = load_model(

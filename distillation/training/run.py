@@ -16,12 +16,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillation.errors import CorpusError, JobError, ModelError
-from distillation.training.job import COMPLETE, Job, JobResult, read_job, read_status, write_atomically
+from distillation.training.job import (
+    CACHE_FOLDER,
+    COMPLETE,
+    Job,
+    JobResult,
+    read_job,
+    read_status,
+    write_atomically,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
 
     from distillation.objectives.distillation import DistillationObjective
+    from distillation.training.cached_windows import CachedCollator
     from distillation.training.trainer import DistillationTrainer
     from distillation.training.windows import WindowCollator, Windows
 
@@ -38,7 +47,7 @@ def run_job(job_dir: str | Path, *, on_estimate: Callable[[str], None] = print) 
         on_estimate: told one line with size and expected duration before the long work starts.
 
     Raises:
-        JobError: the directory is damaged.
+        JobError: the directory or its teacher cache is damaged.
         ModelError: a model cannot be loaded, or a tokenizer has no start token.
         CorpusError: no window can be made of the corpus.
     """
@@ -121,12 +130,23 @@ class _Run:
         trainer.accelerator.wait_for_everyone()
         return JobResult(job_dir=self.directory, student_dir=self.directory / "student", metrics=metrics)
 
-    def _collator(self) -> WindowCollator:
+    def _collator(self) -> WindowCollator | CachedCollator:
         from distillation.training.windows import WindowCollator
 
         student_start = _start(self.student_tokenizer, "student")
         teacher_start = _start(self.teacher_tokenizer, "teacher")
-        return WindowCollator(student_start, teacher_start, self.objective.aligner)
+        if self.job.cache is None:
+            return WindowCollator(student_start, teacher_start, self.objective.aligner)
+        from distillation.teacher.cache import CacheReader
+        from distillation.training.cached_windows import CachedCollator, check_windows
+
+        reader = CacheReader(self.directory / CACHE_FOLDER)
+        reader.check(self.job.cache_digest)
+        check_windows(reader, self.windows.pairs)
+        # Only likelihood matching looks at the teacher's tokens and at the groups.
+        needs_teacher = self.job.objective.terms.likelihood > 0
+        aligner = self.objective.aligner if needs_teacher else None
+        return CachedCollator(WindowCollator(student_start, teacher_start, aligner), reader)
 
     def _trainer(self) -> DistillationTrainer:
         from transformers.trainer_callback import PrinterCallback, ProgressCallback

@@ -32,6 +32,31 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
         ({"corpus": {"sources": [{"kind": "hub"}]}}, ["corpus.sources.0.path is missing"]),
         ({"evaluation": {"stride": 300}}, ["evaluation", "stride must be less than max_length"]),
         ({"training": 5}, ["training = 5"]),
+        ({"cache": {"kind": "top_p"}}, ["cache.kind = 'top_p'", "sampling", "top_k"]),
+        ({"cache": {"num_samples": 0}}, ["cache.num_samples = 0", "greater than"]),
+        (
+            {"cache": {}, "objective": {"terms": {"forward_kl": 0.9, "uld": 0.1}}},
+            ["objective.terms.uld = 0.1", "cache to null"],
+        ),
+        ({"cache": {}, "objective": {"terms": {"hidden": 1}}}, ["objective.terms.hidden = 1", "null"]),
+        (
+            {"cache": {}, "objective": {"terms": {"reverse_kl": 1}}},
+            ["cache.kind = 'sampling'", "objective.terms.reverse_kl = 1", "top_k"],
+        ),
+        ({"cache": {}, "objective": {"terms": {"cross_entropy": 1}}}, ["cache is set", "null"]),
+        ({"cache": {}, "alignment": {"strategy": "learned"}}, ["alignment.strategy = 'learned'", "prefix"]),
+        (
+            {
+                "cache": {},
+                "alignment": {
+                    "schedule": [
+                        {"strategy": "shared", "until": 0.5},
+                        {"strategy": "prefix", "until": 1.0},
+                    ]
+                },
+            },
+            ["alignment.schedule = 'shared>prefix'", "null"],
+        ),
     ],
 )
 def test_a_bad_setting_is_one_helpful_line(raw: dict, words: list[str]) -> None:
@@ -56,6 +81,24 @@ def test_remote_code_needs_the_very_name_and_revision() -> None:
     for change in ({"revision": None}, {"trust_remote_code_of": "org/model@def"}, {"path": "org/other"}):
         with pytest.raises(SettingsError, match="trust_remote_code_of"):
             parse_settings({"models": {"teacher": teacher | change}})
+
+
+def test_a_cache_serves_what_it_can() -> None:
+    terms = {"cross_entropy": 0.1, "forward_kl": 0.5, "likelihood": 0.4}
+    assert parse_settings({"cache": {}, "objective": {"terms": terms}}).cache.kind == "sampling"
+    everything = dict.fromkeys(config.DIVERGENCES, 1.0)
+    parse_settings({"cache": {"kind": "top_k"}, "objective": {"terms": everything}})
+    assert parse_settings({}).cache is None
+
+
+def test_aligners_that_learn_are_known_to_the_settings() -> None:
+    from distillation.alignment import learning
+    from distillation.alignment.base import Aligner
+    from distillation.config.cache import LEARNING_ALIGNERS
+
+    found = {one.name for one in vars(learning).values()
+             if isinstance(one, type) and issubclass(one, Aligner) and one.companion is not None}  # fmt: skip
+    assert found == set(LEARNING_ALIGNERS)
 
 
 def test_settings_are_frozen() -> None:

@@ -34,6 +34,10 @@ def test_the_text_only_control_depends_on_no_objective() -> None:
     assert settings_for("text_only", first) == settings_for("text_only", second)
     assert settings_for("text_only", first).objective == ObjectiveSettings(terms=TEXT_ALONE)
     assert settings_for("truncate", first) != settings_for("truncate", second)
+    cached: Settings = parse_settings({"cache": {}})
+    for control in ("text_only", "truncate"):
+        assert settings_for(control, cached) == settings_for(control, parse_settings({}))
+    assert settings_for("distilled", cached).cache is not None
     assert settings_for("truncate", first).alignment.strategy == "truncate"
     assert settings_for("distilled", first).alignment.strategy == "shared"
     other: Settings = parse_settings({"training": {"learning_rate": 0.01}})

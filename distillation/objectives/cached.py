@@ -1,0 +1,97 @@
+"""Targets that were made before and kept as few entries a position.
+
+Legend, at the end of names: B windows, T student positions, N used positions, n positions of a chunk, m of
+them with a target, V student vocabulary, K entries of a position, K' those with the tail's.
+
+A divergence over a sample (`teacher.sparse`) needs the columns of its entries alone: everywhere else the
+target is zero, and forward KL is zero there. So the student's log-probabilities are gathered, m x K, and no
+dense target is ever made.
+
+With the likeliest tokens, all others are one more outcome, of the teacher's tail and of the student's:
+
+    p' = (p_1 .. p_k, 1 - sum p),   q' = (q_1 .. q_k, 1 - sum q),   loss = D(p' || q')
+
+for any divergence D. Forward KL over merged outcomes is at most that over all of them, and equal to it where
+the student spreads its tail as the teacher does. The student is never taught to be too sure of the k tokens,
+as it is where their probabilities are blown up to 1.
+
+Invariant: equals the formula position by position; with k = V it is the dense divergence.
+"""
+
+# ruff: noqa: N815 - the shape suffixes stand in field names too.
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from distillation.objectives.targets import ChunkTargets
+
+if TYPE_CHECKING:
+    from distillation.alignment.base import Aligner
+    from distillation.config import CacheSettings
+    from distillation.objectives.batch import BatchView
+
+IMPOSSIBLE = -1e4
+"""Log-probability of what does not exist, finite for the gradient's sake."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which of the student's columns a chunk's targets speak of."""
+
+    id_mK: Tensor
+    """int64; where there is no entry, any."""
+    is_entry_mK: Tensor
+    """bool."""
+    has_tail: bool
+
+    def student(self, log_student_mV: Tensor) -> Tensor:
+        """Return the student's log-probabilities of the same outcomes, (m, K) or (m, K + 1)."""
+        log_student_mK = log_student_mV.gather(1, self.id_mK).masked_fill(~self.is_entry_mK, IMPOSSIBLE)
+        if not self.has_tail:
+            return log_student_mK
+        # An entry that is none must not strike out a column: it repeats the row's first, which is one.
+        column_mK = torch.where(self.is_entry_mK, self.id_mK, self.id_mK[:, :1])
+        tail_m = log_student_mV.scatter(1, column_mK, IMPOSSIBLE).logsumexp(1)
+        return torch.cat([log_student_mK, tail_m[:, None]], dim=1)
+
+
+class CachedTargets:
+    """The targets of one batch, read from it; stands in for `targets.TargetSource`.
+
+    Args:
+        view: a batch of `training.cached_windows.CachedCollator`.
+        aligner: that the targets were made with.
+        settings: of the cache.
+    """
+
+    companion_layer = None
+
+    def __init__(self, view: BatchView, aligner: Aligner, settings: CacheSettings) -> None:
+        self.aligner = aligner
+        self.has_tail = settings.kind == "top_k"
+        used_BT, batch = view.used_BT, view.batch
+        self.num_entries_N = batch["cached_num_entries"][used_BT]
+        self.id_NK = batch["cached_id"][used_BT]
+        self.weight_NK = batch["cached_weight"][used_BT]
+        self.tail_N = batch["cached_tail"][used_BT]
+        self.residual_N = batch["cached_residual"][:, None].expand_as(used_BT)[used_BT]
+
+    def of_chunk(self, chunk: slice) -> ChunkTargets:
+        """Return the targets of the positions `chunk`; rows sum to 1."""
+        index_m = (self.num_entries_N[chunk] > 0).nonzero().squeeze(1)
+        chosen_m = index_m + chunk.start
+        id_mK = self.id_NK[chosen_m].long()
+        target_mK = self.weight_NK[chosen_m].float()
+        slots_K = torch.arange(id_mK.shape[1], device=id_mK.device)
+        is_entry_mK = slots_K < self.num_entries_N[chosen_m, None]
+        if self.has_tail:
+            target_mK = torch.cat([target_mK, self.tail_N[chosen_m, None].float()], dim=1)
+        # Counts become shares; probabilities and tail lose what 16 bits had rounded.
+        target_mK = target_mK / target_mK.sum(1, keepdim=True)
+        nothing = torch.zeros((), device=id_mK.device)
+        columns = Columns(id_mK, is_entry_mK, self.has_tail)
+        return ChunkTargets(index_m, target_mK, self.residual_N[chosen_m], nothing, columns)

@@ -1,0 +1,38 @@
+"""What stands in for the teacher when a student learns from a cache: numbers that it said before.
+
+Legend, at the end of names: n rows, U teacher vocabulary.
+
+Likelihood matching needs two numbers a teacher token: the log-probability of the token and that of a word's
+beginning. In a batch of the cache these two are the "state" of a row, which is all that this class reads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distillation.config import CacheSettings
+
+
+class CachedTeacher:
+    """Answers what `LiveTeacher` is asked by the terms that a cache serves.
+
+    Args:
+        settings: kind of the cache.
+    """
+
+    num_rows = 0
+    """Its output layer never runs."""
+
+    def __init__(self, settings: CacheSettings) -> None:
+        self.settings = settings
+
+    def token_log_probs(self, states_n2: Tensor, tokens_n: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return float32 (n,): the log-probability of the text's own token."""
+        return states_n2[:, 0].float()
+
+    def set_log_probs(self, states_n2: Tensor, member_U: Tensor) -> Tensor:
+        """Return float32 (n,): the log-probability that a new word begins."""
+        return states_n2[:, 1].float()

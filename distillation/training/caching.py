@@ -1,0 +1,301 @@
+"""Filling a teacher cache: the teacher runs once over the windows of a corpus.
+
+    python -m distillation.training.caching REQUEST_DIR
+
+`prepare_cache` writes a request: settings, corpus, aligner. `fill_cache` does what of it is not done, in this
+process; any number of others may run the command on the same request at the same time, one for each
+accelerator, on every machine that shares the folder. They share the shards out among themselves. A killed one
+is started again.
+
+Targets are the live teacher's own: the same collator, the same aligner, the same code (`TargetSource`). Draws
+depend on the cache's seed, the window and the position, and a shard always runs in the same batches, so that
+the number of processes and their order change nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillation.config import DIVERGENCES, Settings, TrainingSettings, parse_settings
+from distillation.errors import DistillationError, JobError, one_line
+from distillation.fingerprint import digest_of, digest_of_sources
+from distillation.teacher.cache import CacheReader, CacheStore, TeacherCache, shard_name
+from distillation.teacher.entries import window_key
+from distillation.training.job import write_atomically
+
+if TYPE_CHECKING:
+    from distillation.alignment.base import Aligner
+    from distillation.alignment.pairs import EncodedPair
+    from distillation.corpus import Corpus
+    from distillation.training.cache_targets import TargetWriter
+
+logger = logging.getLogger(__name__)
+CACHE_SOURCES = (
+    "distillation.alignment",
+    "distillation.evaluation.logits",
+    "distillation.models",
+    "distillation.objectives.batch",
+    "distillation.objectives.likelihood",
+    "distillation.objectives.targets",
+    "distillation.teacher",
+    "distillation.training.cache_targets",
+    "distillation.training.windows",
+)
+"""What shapes the content of a cache: an edit in any of it makes a new one."""
+
+
+def prepare_cache(
+    corpus: Corpus, *, settings: Settings, aligner: Aligner, output_dir: str | Path | None = None
+) -> Path:
+    """Write a request to fill the cache of `settings` for `corpus`, and return its path.
+
+    Raises:
+        JobError: the folder cannot be written.
+    """
+    from distillation.corpus import save_corpus
+
+    assert settings.cache is not None, "settings without a cache"
+    # All else at its default: students of all seeds share a request.
+    kept = {name: getattr(settings, name) for name in ("models", "alignment", "objective", "cache")}
+    length = TrainingSettings(max_length=settings.training.max_length)
+    settings = Settings(**kept, training=length)
+    fingerprint = corpus.report.train_fingerprint
+    name = digest_of([settings.model_dump(mode="json"), fingerprint, aligner.content_digest()])
+    root = Path(output_dir or kept["cache"].output_dir)
+    folder = root / "requests" / name
+    if (folder / "settings.json").exists():
+        return folder
+    draft = folder.with_name(f".{name}.{os.getpid()}")
+    try:
+        draft.mkdir(parents=True)
+        save_corpus(corpus, draft / "corpus")
+        aligner.save(draft / "aligner")
+        (draft / "settings.json").write_text(settings.model_dump_json(indent=2) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise JobError(
+            f"cache.output_dir = {root}: cannot be written ({one_line(error)}); name a writable folder"
+        ) from error
+    return folder
+
+
+def fill_cache(request: str | Path, *, on_estimate: Callable[[str], None] = print) -> TeacherCache:
+    """Make every shard of the request that is missing or damaged.
+
+    Args:
+        request: as `prepare_cache` writes it.
+        on_estimate: told one line with size and expected duration before the long work starts.
+
+    Raises:
+        JobError: the request is damaged.
+        ModelError: the teacher cannot be loaded.
+        CorpusError: no window can be made of the corpus.
+    """
+    from distillation.probing.quiet import quiet_libraries
+
+    with quiet_libraries() as messages:
+        cache = _Filling(Path(request)).run(on_estimate)
+    for message in dict.fromkeys(messages):
+        logger.debug("%s", message)
+    return cache
+
+
+class _Filling:
+    """One process at work on a request."""
+
+    def __init__(self, request: Path) -> None:
+        from distillation.alignment import PairEncoder, load_aligner
+        from distillation.corpus import read_corpus
+        from distillation.models import load_tokenizer
+        from distillation.probing.device import choose_device
+        from distillation.training.windows import make_windows
+
+        try:
+            settings: Settings = parse_settings(json.loads((request / "settings.json").read_text()))
+        except (OSError, ValueError) as error:
+            raise JobError(
+                f"cache request {request}: settings.json is missing or damaged; prepare it again"
+            ) from error
+        assert settings.cache is not None
+        self.settings, self.cache = settings, settings.cache
+        self.device = choose_device(settings.models.device)
+        self.tokenizers = (
+            load_tokenizer(settings.models.teacher, "teacher"),
+            load_tokenizer(settings.models.student, "student"),
+        )
+        self.aligner = load_aligner(request / "aligner")
+        corpus = read_corpus(request / "corpus")
+        windows = make_windows(PairEncoder(*self.tokenizers), corpus.train, settings.training.max_length)
+        found = {window_key(pair): pair for pair in windows.pairs}
+        # Windows of like length share a batch, and hence little padding; the key makes the order unique.
+        order = sorted(found, key=lambda key: (len(found[key].student.ids), key))
+        self.pairs: dict[bytes, EncodedPair] = {key: found[key] for key in order}
+        identity = self._identity()
+        # Beside the folder of the requests, wherever that has been moved.
+        folder = request.resolve().parents[1] / f"{self.cache.kind}-{digest_of(identity)}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "identity.json", identity)
+        self.store = CacheStore(folder)
+
+    def run(self, on_estimate: Callable[[str], None]) -> TeacherCache:
+        """Do what is to be done and measure the result."""
+        plan = self.store.plan(list(self.pairs), self.cache.windows_per_shard)
+        mine = [(index, keys) for index, keys in enumerate(plan) if any(key in self.pairs for key in keys)]
+        missing = [(index, keys) for index, keys in mine if not self.store.is_whole(shard_name(keys))]
+        started, num_made = time.perf_counter(), 0
+        if missing:
+            num_made = self._make(missing, on_estimate)
+        seconds = time.perf_counter() - started
+        self._make_dense()
+        names = [shard_name(keys) for _, keys in mine]
+        records = {name: self.store.record(name) for name in names}
+        if None in records.values():
+            raise JobError(
+                f"teacher cache {self.store.directory}: a shard was removed meanwhile; run it again"
+            )
+        metrics = self._metrics([record for record in records.values() if record is not None])
+        metrics |= {"seconds": seconds, "shards_made": float(num_made)}
+        return TeacherCache(
+            directory=self.store.directory.resolve(),
+            settings=self.cache,
+            shards={name: record["sha256"] for name, record in records.items() if record is not None},
+            metrics=metrics,
+        )
+
+    @functools.cached_property
+    def writer(self) -> TargetWriter:
+        """Runs the teacher; loaded when the first shard is made."""
+        from distillation.training.cache_targets import TargetWriter
+
+        return TargetWriter(self.settings, self.aligner, self.tokenizers, self.device)
+
+    def _make(
+        self, missing: Sequence[tuple[int, tuple[bytes, ...]]], on_estimate: Callable[[str], None]
+    ) -> int:
+        """Make shards that nobody else is making, then wait for those that somebody was."""
+        from tqdm import tqdm
+
+        on_estimate(self._estimate([keys for _, keys in missing]))
+        num_made = 0
+        busy: list[tuple[int, tuple[bytes, ...]]] = []
+        total = sum(len(keys) for _, keys in missing)
+        with tqdm(total=total, desc="teacher cache", unit="window", disable=None) as bar:
+            for wait, shards in ((False, missing), (True, busy)):
+                for index, keys in shards:
+                    with self.store.claim(index, wait) as is_mine:
+                        if not is_mine:
+                            busy.append((index, keys))
+                            continue
+                        if not self.store.is_whole(shard_name(keys)):
+                            self.store.write(keys, self.writer.entries(keys, self._known(keys)))
+                            num_made += 1
+                    bar.update(len(keys))
+        return num_made
+
+    def _known(self, keys: Sequence[bytes]) -> list[EncodedPair]:
+        """Return the windows of a shard.
+
+        Raises:
+            JobError: the shard holds windows of another corpus, and is damaged.
+        """
+        unknown = [key for key in keys if key not in self.pairs]
+        if unknown:
+            raise JobError(
+                f"teacher cache {self.store.directory}: shard {shard_name(keys)} is damaged and holds "
+                f"{len(unknown)} windows of another corpus; remove the folder, and it is made anew"
+            )
+        return [self.pairs[key] for key in keys]
+
+    def _estimate(self, missing: Sequence[Sequence[bytes]]) -> str:
+        """Time the teacher on one batch and say what the cache will cost."""
+        pairs = [self.pairs[key] for keys in missing for key in keys if key in self.pairs]
+        keys = [window_key(pair) for pair in pairs[len(pairs) // 2 :][: self.writer.BATCH]]
+        batch = [self.pairs[key] for key in keys]
+        self.writer.entries(keys, batch)  # the first one warms up
+        begin = time.perf_counter()
+        entries = self.writer.entries(keys, batch)
+        seconds = time.perf_counter() - begin
+        num_tokens = sum(len(pair.student.ids) for pair in pairs)
+        share = num_tokens / sum(len(pair.student.ids) for pair in batch)
+        num_bytes = sum(
+            getattr(one, name).nbytes for one in entries for name in type(one).__dataclass_fields__
+        )
+        return (
+            f"teacher cache: {len(missing)} shards, {num_tokens:,} tokens on {self.device}; "
+            f"about {share * num_bytes / 2**20:,.1f} MiB, {share * seconds / 60:.1f} min"
+        )
+
+    def _make_dense(self) -> None:
+        """Keep whole targets of a few positions, once for the life of the cache."""
+        from distillation.training.cache_targets import DENSE_FILE, write_dense
+
+        if not (self.store.directory / DENSE_FILE).exists():
+            keys = sorted(self.pairs)
+            write_dense(self.store.directory, keys, [self.pairs[key] for key in keys[:64]], self.writer)
+
+    def _metrics(self, records: Sequence[dict[str, Any]]) -> dict[str, float]:
+        from distillation.training.cache_targets import compare_with_dense
+
+        sums = {
+            name: float(sum(record[name] for record in records)) for name in records[0] if name != "sha256"
+        }
+        sizes = {
+            "bytes_per_token": sums["num_bytes"] / sums["num_tokens"],
+            "target_share": sums["num_targets"] / sums["num_tokens"],
+            "entries_per_target": sums["num_entries"] / max(sums["num_targets"], 1.0),
+        }
+        reader = CacheReader(self.store.directory)
+        return sums | sizes | compare_with_dense(self.store.directory, reader, self.cache)
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what determines the content. Windows stand for themselves, by their hash."""
+        from distillation.models import model_digest, start_token_id
+
+        settings, cache = self.settings, self.cache
+        terms = settings.objective.terms.active
+        return {
+            "kind": cache.kind,
+            "size": cache.num_samples if cache.kind == "sampling" else cache.k,
+            "seed": cache.seed if cache.kind == "sampling" else 0,
+            "temperature": settings.objective.temperature,
+            "has_targets": bool(terms.keys() & set(DIVERGENCES)),
+            "has_log_probs": "likelihood" in terms,
+            "teacher": model_digest(settings.models.teacher, "teacher"),
+            "teacher_dtype": settings.models.teacher.dtype,
+            "aligner": self.aligner.content_digest(),
+            "tokenizers": [digest_of(one.backend_tokenizer.to_str()) for one in self.tokenizers],
+            "starts": [start_token_id(one) for one in self.tokenizers],
+            "sources": digest_of_sources(*CACHE_SOURCES),
+        }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Fill a cache and print its figures; a user's error is one line and exit code 2."""
+    parser = argparse.ArgumentParser(prog="python -m distillation.training.caching", description=__doc__)
+    parser.add_argument("request", type=Path, help="directory that prepare_cache wrote")
+    options = parser.parse_args(arguments)
+    try:
+        cache = fill_cache(options.request)
+    except DistillationError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    print(f"teacher cache: {cache.directory}")
+    for name, value in cache.metrics.items():
+        print(f"  {name} = {value:.6g}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

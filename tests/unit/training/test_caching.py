@@ -1,0 +1,386 @@
+"""Filling a teacher cache and training from it: the live teacher's targets, whatever is killed or damaged."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from distillation.alignment import Aligner, PairEncoder, build_aligner
+from distillation.config import CacheSettings, ObjectiveSettings, Settings, TermWeights, parse_settings
+from distillation.corpus import Corpus, load_corpus
+from distillation.corpus.corpus import fingerprint_of
+from distillation.errors import JobError
+from distillation.models import configured_output_rows, load_model, load_tokenizer, start_token_id
+from distillation.teacher.cache import CacheReader, TeacherCache
+from distillation.teacher.cached import CachedTeacher
+from distillation.teacher.live import LiveTeacher
+from distillation.training import prepare_job, read_metrics, run_job
+from distillation.training.cached_windows import CachedCollator
+from distillation.training.caching import fill_cache, prepare_cache
+from distillation.training.windows import WindowCollator, make_windows
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def make_settings(teacher: Path, student: Path, corpus: Path, cache: dict[str, Any]) -> Settings:
+    return parse_settings(
+        {
+            "corpus": {
+                "sources": [{"kind": "file", "path": str(corpus)}],
+                "held_out_share": 0.2,
+                "contract": {"max_leaking_documents_share": 1.0},
+            },
+            "models": {"teacher": {"path": str(teacher)}, "student": {"path": str(student)}, "device": "cpu"},
+            "training": {"max_length": 64, "batch_size": 4, "evaluations": 6, "max_steps": 18},
+            "cache": {"windows_per_shard": 16} | cache,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory, tiny_teacher_dir, tiny_student_dir, english_documents):
+    path = tmp_path_factory.mktemp("corpus") / "documents.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in english_documents))
+    settings = make_settings(tiny_teacher_dir, tiny_student_dir, path, {})
+    models = settings.models
+    tokenizers = {role: load_tokenizer(getattr(models, role), role) for role in ("teacher", "student")}
+    rows = {
+        f"num_{role}_rows": configured_output_rows(getattr(models, role), role)
+        for role in ("teacher", "student")
+    }
+    aligner = build_aligner("prefix", *tokenizers.values(), **rows)
+    return settings, load_corpus(settings.corpus, tokenizers), aligner
+
+
+def with_cache(settings: Settings, **values: Any) -> Settings:
+    terms = values.pop("terms", None)
+    update: dict[str, Any] = {"cache": CacheSettings(**({"windows_per_shard": 16} | values))}
+    if terms is not None:
+        update["objective"] = ObjectiveSettings(terms=terms)
+    return settings.model_copy(update=update)
+
+
+def first_half(corpus: Corpus) -> Corpus:
+    train = corpus.train.select(range(len(corpus.train) // 2))
+    fingerprint = fingerprint_of(train["document_id"])
+    report = corpus.report.model_copy(update={"train_fingerprint": fingerprint})
+    return Corpus(train, corpus.held_out, report, corpus.contract_page)
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    """Everything that a cache keeps, by name."""
+    files = sorted((directory / "shards").iterdir()) + sorted((directory / "plans").iterdir())
+    return {path.name: path.read_bytes() for path in [*files, directory / "dense.safetensors"]}
+
+
+def fill(parts: Any, folder: Path, **values: Any) -> TeacherCache:
+    settings, corpus, aligner = parts
+    changed = with_cache(settings, **values)
+    request = prepare_cache(corpus, settings=changed, aligner=aligner, output_dir=folder)
+    return fill_cache(request, on_estimate=lambda line: None)
+
+
+def fill_in_process(request: Path) -> subprocess.Popen:
+    return in_process("distillation.training.caching", request)
+
+
+def in_process(module: str, directory: Path) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", module, str(directory)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+# --------------------------------------------------------------------------------- the teacher's own words
+
+
+def losses(parts: Any, cache: TeacherCache, terms: TermWeights) -> tuple[Any, Any]:
+    """(loss, gradient of the output weights) with the live teacher and with the cache, on one batch."""
+    from distillation.objectives.distillation import DistillationObjective
+    from distillation.training.objective import _tables
+    from distillation.training.trainer import _student_output
+
+    settings, corpus, aligner = parts
+    models = settings.models
+    tokenizers = load_tokenizer(models.teacher, "teacher"), load_tokenizer(models.student, "student")
+    pairs = make_windows(PairEncoder(*tokenizers), corpus.train, 64).pairs[:6]
+    starts = start_token_id(tokenizers[1]), start_token_id(tokenizers[0])
+    live = WindowCollator(*starts, aligner)
+    cached = CachedCollator(live, CacheReader(cache.directory))
+    objective = ObjectiveSettings(terms=terms)
+    teacher = LiveTeacher(load_model(models.teacher, "teacher", dtype="float32"))
+    rows = aligner.num_teacher_rows, aligner.num_student_rows
+    job: Any = type("Job", (), {"objective": objective})
+    found = []
+    for collator, source in ((live, teacher), (cached, CachedTeacher(cache.settings))):
+        student = load_model(models.student, "student", dtype="float32").requires_grad_(True)
+        batch = collator(pairs)
+        whole = DistillationObjective(objective, aligner, source, tables=_tables(job, tokenizers, rows))
+        output = _student_output(student, whole, True, student.forward, batch)
+        loss, statistics = whole(output, batch)
+        loss.backward()
+        named = dict(zip(whole.statistic_names, statistics.tolist(), strict=True))
+        found.append((loss.item(), student.get_output_embeddings().weight.grad.clone(), named))
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize(
+    ("values", "terms", "tolerance"),
+    [
+        ({"kind": "top_k", "k": 10_000}, TermWeights(cross_entropy=0.1, forward_kl=0.9), 2e-3),
+        ({"kind": "top_k", "k": 10_000}, TermWeights(jensen_shannon=1.0), 2e-3),
+        ({"kind": "sampling", "num_samples": 5_000}, TermWeights(forward_kl=1.0), 1e-2),
+        ({"kind": "sampling"}, TermWeights(likelihood=1.0), 2e-3),
+        ({"kind": "sampling", "num_samples": 5_000}, TermWeights(forward_kl=0.5, likelihood=0.5), 1e-2),
+    ],
+)
+def test_a_cache_without_loss_is_the_live_teacher(
+    parts: Any, tmp_path: Path, values: Any, terms: TermWeights, tolerance: float
+) -> None:
+    cache = fill(parts, tmp_path, terms=terms, **values)
+    (live_loss, live_grad, live), (loss, grad, found) = losses(parts, cache, terms)
+    assert loss == pytest.approx(live_loss, rel=tolerance)
+    assert (grad - live_grad).norm() < 10 * tolerance * live_grad.norm()
+    if set(terms.active) != {"likelihood"}:
+        assert found["num_targets"] == live["num_targets"] > 0
+        assert found["residual"] == pytest.approx(live["residual"], rel=1e-3, abs=1e-4)
+
+
+def test_draws_do_not_depend_on_anything_but_the_window(parts: Any, tmp_path: Path) -> None:
+    """Another plan, other neighbours in a batch: the same tokens, up to the last bit of the target."""
+    one = fill(parts, tmp_path / "one", windows_per_shard=5)
+    other = fill(parts, tmp_path / "other", windows_per_shard=1000)
+    readers = CacheReader(one.directory), CacheReader(other.directory)
+    assert readers[0].places.keys() == readers[1].places.keys()
+    num_same = num = 0
+    for key in readers[0].places:
+        first, second = (reader.read(key) for reader in readers)
+        num += len(first.num_entries_T)
+        num_same += int((first.num_entries_T == second.num_entries_T).sum())
+        if first.id_E.shape == second.id_E.shape:
+            assert (first.id_E == second.id_E).mean() > 0.9
+    assert num_same > 0.999 * num
+    other_seed = fill(parts, tmp_path / "one", windows_per_shard=5, seed=1)
+    assert other_seed.directory != one.directory
+    assert other_seed.shards != one.shards
+
+
+# -------------------------------------------------------------------------------- kills, company, damage
+
+
+def test_two_processes_write_what_one_does(parts: Any, tmp_path: Path) -> None:
+    settings, corpus, aligner = parts
+    changed = with_cache(settings, windows_per_shard=4)
+    contents = []
+    for name, num_processes in (("one", 1), ("two", 2)):
+        request = prepare_cache(corpus, settings=changed, aligner=aligner, output_dir=tmp_path / name)
+        processes = [fill_in_process(request) for _ in range(num_processes)]
+        assert [process.wait() for process in processes] == [0] * num_processes
+        [directory] = (tmp_path / name).glob("sampling-*")
+        contents.append(content(directory))
+    assert len(contents[0]) > 10
+    assert contents[0] == contents[1]
+
+
+def test_killed_and_resumed_ends_with_the_same_bytes(parts: Any, tmp_path: Path) -> None:
+    settings, corpus, aligner = parts
+    changed = with_cache(settings, windows_per_shard=2)
+    whole = prepare_cache(corpus, settings=changed, aligner=aligner, output_dir=tmp_path / "whole")
+    assert fill_in_process(whole).wait() == 0
+    [expected] = (tmp_path / "whole").glob("sampling-*")
+
+    request = prepare_cache(corpus, settings=changed, aligner=aligner, output_dir=tmp_path / "killed")
+    process = fill_in_process(request)
+    try:
+        while (
+            process.poll() is None and len(list((tmp_path / "killed").glob("sampling-*/shards/*.json"))) < 3
+        ):
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    [directory] = (tmp_path / "killed").glob("sampling-*")
+    num_before = len(list((directory / "shards").glob("[!.]*.json")))
+    assert 3 <= num_before < len(list((expected / "shards").glob("*.json")))
+    cache = fill_cache(request, on_estimate=lambda line: None)
+    assert cache.metrics["shards_made"] == len(cache.shards) - num_before
+    kept = {name: value for name, value in content(directory).items() if not name.startswith(".")}
+    assert kept == content(expected)
+
+
+def test_damage_is_mended_and_nothing_else_is_touched(parts: Any, tmp_path: Path) -> None:
+    cache = fill(parts, tmp_path)
+    before = content(cache.directory)
+    paths = sorted((cache.directory / "shards").glob("*.safetensors"))
+    damaged = bytearray(paths[0].read_bytes())
+    damaged[-1] ^= 4
+    paths[0].write_bytes(damaged)
+    paths[1].with_suffix(".json").unlink()
+    again = fill(parts, tmp_path)
+    assert again.metrics["shards_made"] == 2
+    assert again.digest == cache.digest
+    assert content(cache.directory) == before
+    assert fill(parts, tmp_path).metrics["shards_made"] == 0
+
+
+def test_a_grown_corpus_only_appends(parts: Any, tmp_path: Path) -> None:
+    settings, corpus, aligner = parts
+    half = fill((settings, first_half(corpus), aligner), tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in (half.directory / "shards").iterdir()}
+    whole = fill(parts, tmp_path)
+    assert whole.directory == half.directory
+    assert before
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in before.items())
+    assert half.shards.items() <= whole.shards.items()
+    assert whole.metrics["shards_made"] == len(whole.shards) - len(half.shards) > 0
+    again = fill((settings, first_half(corpus), aligner), tmp_path)
+    assert again.digest == half.digest, "another corpus in the same cache changes no job of this one"
+
+
+def test_size_and_bias_are_measured(parts: Any, tmp_path: Path) -> None:
+    sampled = fill(parts, tmp_path, num_samples=28)
+    finer = fill(parts, tmp_path, num_samples=200)
+    likeliest = fill(parts, tmp_path, kind="top_k", k=48)
+    for cache in (sampled, finer, likeliest):
+        size = sum(path.stat().st_size for path in (cache.directory / "shards").glob("*.safetensors"))
+        assert cache.metrics["num_bytes"] == size
+        assert cache.metrics["bytes_per_token"] == pytest.approx(size / cache.metrics["num_tokens"])
+        assert cache.metrics["dense/positions"] == 512
+    assert finer.metrics["dense/total_variation"] < sampled.metrics["dense/total_variation"] / 2
+    assert likeliest.metrics["bytes_per_token"] < 200
+    assert 0 < likeliest.metrics["dense/kl"] < 5
+    # This random teacher is as even as can be: the worst case of both.
+    assert sampled.metrics["dense/bias"] < sampled.metrics["dense/total_variation"] / 4
+
+
+# ------------------------------------------------------------------------------------------------- jobs
+
+
+def test_a_job_learns_from_the_cache_without_the_teacher(
+    parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, corpus, aligner = parts
+    cache = fill(parts, tmp_path / "caches")
+    faster = settings.training.model_copy(update={"learning_rate": 2e-2, "evaluations": 2})
+    settings = with_cache(settings).model_copy(update={"training": faster})
+    job_dir = prepare_job(
+        corpus, settings=settings, aligner=aligner, cache=cache, output_dir=tmp_path / "jobs"
+    )
+    live_dir = prepare_job(corpus, settings=settings, aligner=aligner, output_dir=tmp_path / "jobs")
+    assert job_dir != live_dir
+
+    import distillation.models as models
+
+    loaded, original = [], models.load_model
+
+    def load(reference: Any, role: Any, **arguments: Any) -> Any:
+        loaded.append(role)
+        return original(reference, role, **arguments)
+
+    monkeypatch.setattr(models, "load_model", load)
+    result = run_job(job_dir, on_estimate=lambda line: None)
+    assert loaded == ["student"]
+    lines = read_metrics(job_dir / "metrics.jsonl")
+    values = [line["metrics"]["cross_entropy"] for line in lines if "loss" in line["metrics"]]
+    assert values[-1] < values[0] - 0.3
+    assert any("forward_kl" in line["metrics"] and "target_share" in line["metrics"] for line in lines)
+    assert run_job(live_dir, on_estimate=lambda line: None).metrics[
+        "held_out/bits_per_byte"
+    ] == pytest.approx(result.metrics["held_out/bits_per_byte"], rel=0.03)
+
+
+def test_a_job_refuses_a_damaged_cache_and_is_mended(parts: Any, tmp_path: Path) -> None:
+    settings, corpus, aligner = parts
+    cache = fill(parts, tmp_path / "caches")
+    short = settings.training.model_copy(update={"max_steps": 2, "evaluations": 1})
+    settings = with_cache(settings).model_copy(update={"training": short})
+
+    def prepare(filled: TeacherCache) -> Path:
+        return prepare_job(
+            corpus, settings=settings, aligner=aligner, cache=filled, output_dir=tmp_path / "jobs"
+        )
+
+    job_dir = prepare(cache)
+    path = next((job_dir / "teacher_cache" / "shards").glob("*.safetensors"))
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(JobError, match=r"damaged; run the pipeline again") as caught:
+        run_job(job_dir, on_estimate=lambda line: None)
+    assert "\n" not in str(caught.value)
+    # What the pipeline does when it runs again.
+    assert prepare(fill(parts, tmp_path / "caches")) == job_dir
+    assert run_job(job_dir, on_estimate=lambda line: None).metrics["steps"] == 2
+
+    half = fill((with_cache(parts[0]), first_half(corpus), aligner), tmp_path / "others")
+    with pytest.raises(JobError, match=r"lacks .* windows; run the pipeline again"):
+        run_job(prepare(half), on_estimate=lambda line: None)
+
+
+@pytest.mark.slow
+def test_a_killed_job_goes_on_from_the_cache_to_the_same_weights(parts: Any, tmp_path: Path) -> None:
+    settings, corpus, aligner = parts
+    terms = TermWeights(cross_entropy=0.1, forward_kl=0.6, likelihood=0.3)
+    cache = fill(parts, tmp_path / "caches", terms=terms)
+    changed = with_cache(settings, terms=terms)
+    whole, killed = (
+        prepare_job(corpus, settings=changed, aligner=aligner, cache=cache, output_dir=tmp_path / name)
+        for name in ("whole", "killed")
+    )
+    assert in_process("distillation.training", whole).wait() == 0
+    process = in_process("distillation.training", killed)
+    try:
+        while process.poll() is None and not any(
+            line["step"] >= 7 for line in read_metrics(killed / "metrics.jsonl")
+        ):
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (killed / "student").exists()
+    assert in_process("distillation.training", killed).wait() == 0
+    expected = load_file(whole / "student" / "model.safetensors")
+    found = load_file(killed / "student" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+
+
+def test_what_a_cache_is_made_of_names_it(parts: Any, tmp_path: Path) -> None:
+    settings, corpus, aligner = parts
+
+    def name(changed: Settings, used: Aligner = aligner) -> str:
+        request = prepare_cache(corpus, settings=changed, aligner=used, output_dir=tmp_path)
+        from distillation.training.caching import _Filling
+
+        return _Filling(request).store.directory.name
+
+    base = name(with_cache(settings))
+    assert base == name(with_cache(settings, windows_per_shard=9, output_dir="elsewhere", k=5))
+    longer = settings.training.model_copy(update={"num_epochs": 2.0, "learning_rate": 1e-4})
+    assert base == name(with_cache(settings).model_copy(update={"training": longer, "seed": 5}))
+    edited = copy.copy(aligner)
+    edited.tables = {key: table.clone() for key, table in aligner.tables.items()}
+    next(iter(edited.tables.values()))[0] += 1
+    warmer = ObjectiveSettings(temperature=2.0)
+    others = {
+        name(with_cache(settings, num_samples=29)),
+        name(with_cache(settings, seed=1)),
+        name(with_cache(settings, kind="top_k")),
+        name(with_cache(settings, terms=TermWeights(forward_kl=1.0, likelihood=1.0))),
+        name(with_cache(settings).model_copy(update={"objective": warmer})),
+        name(with_cache(settings), edited),
+    }
+    assert len(others) == 6
+    assert base not in others

@@ -16,7 +16,6 @@ system frees them when a process dies.
 Invariants: what is read equals what was written to the bit; a damaged byte is found before training.
 """
 
-
 from __future__ import annotations
 
 import hashlib

@@ -1,0 +1,101 @@
+"""Does a student learn as well from the teacher cache as beside the live teacher, and how much faster?
+
+    python -m benchmarks.cache [--seeds 0 1 2] [training.max_steps=300 ...]
+
+All students of a seed start from the same weights and see the same windows in the same order. Bits per byte
+are of the held-out documents that no checkpoint was chosen on. Seconds are of whole jobs, evaluations and
+start-up among them; a finished job is not trained again, and its seconds are those of its own run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.seeds import bits_of, interval, speed
+from distillation.config import CacheSettings, Settings, parse_settings
+
+KINDS: tuple[str | None, ...] = (None, "sampling", "top_k")
+
+
+def measure(settings: Settings, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Return a row for the live teacher and for each kind of cache."""
+    from distillation.alignment import build_aligner
+    from distillation.corpus import load_corpus
+    from distillation.models import configured_output_rows, load_tokenizer
+    from distillation.training import prepare_job, run_job
+    from distillation.training.caching import fill_cache, prepare_cache
+
+    models = settings.models
+    tokenizers = {role: load_tokenizer(getattr(models, role), role) for role in ("teacher", "student")}
+    rows = {
+        f"num_{role}_rows": configured_output_rows(getattr(models, role), role)
+        for role in ("teacher", "student")
+    }
+    corpus = load_corpus(settings.corpus, tokenizers)
+    aligner = build_aligner(settings.alignment.strategy, *tokenizers.values(), **rows)
+    result = []
+    for kind in KINDS:
+        chosen = None if kind is None else CacheSettings(kind=kind)  # type: ignore[arg-type]
+        cached = settings.model_copy(update={"cache": chosen})
+        cache = None
+        if chosen is not None:
+            folder = Path(settings.training.output_dir).parent / "teacher_caches"
+            request = prepare_cache(corpus, settings=cached, aligner=aligner, output_dir=folder)
+            cache = fill_cache(request)
+        row: dict[str, Any] = {"kind": kind or "live", "bits": [], "seconds": [], "speed": []}
+        row["figures"] = {} if cache is None else cache.metrics
+        for seed in seeds:
+            job_dir = prepare_job(
+                corpus, settings=cached.model_copy(update={"seed": seed}), aligner=aligner, cache=cache
+            )
+            trained = run_job(job_dir)
+            reference = models.student.model_copy(update={"path": str(trained.student_dir)})
+            row["bits"].append(bits_of(reference, "student", settings, corpus.test_texts))
+            row["seconds"].append(trained.metrics["seconds"])
+            row["speed"].append(speed(job_dir))
+        result.append(row)
+    return result
+
+
+def table(result: Sequence[dict[str, Any]]) -> str:
+    """Return the result as a Markdown table."""
+    header = ("teacher", "bytes/token", "bits/byte", "against live", "job s", "tokens/s", "fill s", "bias")
+    lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
+    live = result[0]
+    for row in result:
+        against = [100 * (bits / other - 1) for bits, other in zip(row["bits"], live["bits"], strict=True)]
+        mean, half = interval(against)
+        figures = row["figures"]
+        cells = [
+            row["kind"],
+            f"{figures['bytes_per_token']:.1f}" if figures else "",
+            f"{interval(row['bits'])[0]:.4f}",
+            f"{mean:+.2f} ± {half:.2f} %" if figures else "",
+            f"{interval(row['seconds'])[0]:.0f}",
+            f"{interval(row['speed'])[0]:,.0f}",
+            f"{figures['seconds']:.0f}" if figures else "",
+            f"{figures['dense/bias']:.3f}" if figures else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark and print its table."""
+    from pipelines.command import merge_overrides, read_parameters
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cache", description=__doc__)
+    parser.add_argument("-c", "--config", default="configs/quickstart.yaml")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE")
+    options = parser.parse_intermixed_args(arguments)
+    parameters = read_parameters(options.config)["parameters"]
+    settings: Settings = parse_settings(merge_overrides(parameters["settings"], options.overrides))
+    print(table(measure(settings, options.seeds)))
+
+
+if __name__ == "__main__":
+    main()

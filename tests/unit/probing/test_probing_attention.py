@@ -117,7 +117,7 @@ def test_downloads_stay_visible() -> None:
     from huggingface_hub.utils import are_progress_bars_disabled
     from transformers.utils import logging as transformers_logging
 
-    assert not are_progress_bars_disabled()
+    transformers_logging.enable_progress_bar()  # other tests may have left both off
     with quiet_libraries():
         assert not are_progress_bars_disabled(), "a first download takes minutes"
         assert not transformers_logging.is_progress_bar_enabled()

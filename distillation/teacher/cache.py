@@ -22,6 +22,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -173,7 +174,7 @@ class CacheStore:
             target = folder / source.relative_to(self.directory)
             if target.exists() and target.samefile(source):
                 continue
-            draft = target.with_name(f".{target.name}.{os.getpid()}")
+            draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
             draft.unlink(missing_ok=True)
             try:
                 os.link(source, draft)
@@ -252,7 +253,7 @@ def shard_name(keys: Sequence[bytes]) -> str:
 
 def _replace(path: Path, content: bytes) -> None:
     """Write so that a reader sees the old file or the new one, and a crash of the machine leaves no other."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with draft.open("wb") as stream:
         stream.write(content)
         stream.flush()
@@ -262,7 +263,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 def _create(path: Path, content: bytes) -> None:
     """Write a file that must not exist yet; whoever comes second leaves the first one's."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     draft.write_bytes(content)
     try:
         os.link(draft, path)

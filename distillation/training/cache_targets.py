@@ -6,6 +6,7 @@ with a target, E entries, P positions of the dense slice, V student vocabulary.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,7 +203,7 @@ def write_dense(
             "target": np.concatenate(target_PV),
         }
     )
-    draft = directory / f".{DENSE_FILE}"
+    draft = directory / f".{DENSE_FILE}.{os.getpid()}"
     draft.write_bytes(content)
     draft.replace(directory / DENSE_FILE)
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.seeds import bits_of, interval, speed
-from distillation.config import CacheSettings, Settings, parse_settings
+from benchmarks.seeds import bits_of, interval, read_settings, speed
+from distillation.config import CacheSettings, Settings
 
 KINDS: tuple[str | None, ...] = (None, "sampling", "top_k")
 
@@ -24,16 +24,12 @@ def measure(settings: Settings, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Return a row for the live teacher and for each kind of cache."""
     from distillation.alignment import build_aligner
     from distillation.corpus import load_corpus
-    from distillation.models import configured_output_rows, load_tokenizer
+    from distillation.models import load_pair
     from distillation.training import prepare_job, run_job
     from distillation.training.caching import fill_cache, prepare_cache
 
     models = settings.models
-    tokenizers = {role: load_tokenizer(getattr(models, role), role) for role in ("teacher", "student")}
-    rows = {
-        f"num_{role}_rows": configured_output_rows(getattr(models, role), role)
-        for role in ("teacher", "student")
-    }
+    tokenizers, rows = load_pair(models)
     corpus = load_corpus(settings.corpus, tokenizers)
     aligner = build_aligner(settings.alignment.strategy, *tokenizers.values(), **rows)
     result = []
@@ -85,16 +81,12 @@ def table(result: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark and print its table."""
-    from pipelines.command import merge_overrides, read_parameters
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cache", description=__doc__)
     parser.add_argument("-c", "--config", default="configs/quickstart.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE")
     options = parser.parse_intermixed_args(arguments)
-    parameters = read_parameters(options.config)["parameters"]
-    settings: Settings = parse_settings(merge_overrides(parameters["settings"], options.overrides))
-    print(table(measure(settings, options.seeds)))
+    print(table(measure(read_settings(options.config, options.overrides), options.seeds)))
 
 
 if __name__ == "__main__":

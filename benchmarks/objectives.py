@@ -24,8 +24,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.seeds import bits_of, interval, speed
+from benchmarks.seeds import bits_of, interval, read_settings, speed
 from distillation.config import Settings, parse_settings
+from distillation.files import write_json
 
 TEXT_ONLY = "text alone"
 DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon")
@@ -81,18 +82,12 @@ class Comparison:
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         from distillation.corpus import load_corpus
-        from distillation.models import configured_output_rows, load_tokenizer
+        from distillation.models import load_pair
 
         self.settings, self.folder = settings, folder
         self.results_path = folder / "results.json"
-        models = settings.models
-        self.tokenizers = load_tokenizer(models.teacher, "teacher"), load_tokenizer(models.student, "student")
-        self.rows = {
-            "num_teacher_rows": configured_output_rows(models.teacher, "teacher"),
-            "num_student_rows": configured_output_rows(models.student, "student"),
-        }
-        roles = dict(zip(("teacher", "student"), self.tokenizers, strict=True))
-        self.corpus = load_corpus(settings.corpus, roles)  # type: ignore[arg-type]
+        self.tokenizers, self.rows = load_pair(settings.models)
+        self.corpus = load_corpus(settings.corpus, self.tokenizers)
 
     def results(self) -> dict[str, Any]:
         """Return what has been measured so far, by key."""
@@ -100,9 +95,7 @@ class Comparison:
 
     def keep(self, key: str, value: Any) -> None:
         """Add one measurement to the file of results."""
-        draft = self.results_path.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(self.results() | {key: value}, indent=1, sort_keys=True) + "\n")
-        draft.replace(self.results_path)
+        write_json(self.results_path, dict(sorted((self.results() | {key: value}).items())))
 
     def prepare(self, change: Change, seed: int, folder: Path | None = None, **training: Any) -> Path:
         """Write the job directory of one student."""
@@ -115,7 +108,7 @@ class Comparison:
         settings = parse_settings({**raw, "seed": seed})
         aligner = None
         if settings.objective.uses_teacher:
-            aligner = build_schedule(settings.alignment.stages, *self.tokenizers, **self.rows)
+            aligner = build_schedule(settings.alignment.stages, *self.tokenizers.values(), **self.rows)
         return prepare_job(
             self.corpus,
             settings=settings,
@@ -228,8 +221,6 @@ def _tied(bits: Mapping[str, Sequence[float]], best: str) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark and print its table."""
-    from pipelines.command import merge_overrides, read_parameters
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks.objectives", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("-c", "--config", default="configs/quickstart.yaml")
@@ -243,8 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE")
     options = parser.parse_intermixed_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
-    parameters = read_parameters(options.config)["parameters"]
-    settings = parse_settings(merge_overrides(parameters["settings"], options.overrides))
+    settings = read_settings(options.config, options.overrides)
     beginnings = tuple(filter(None, options.only.split(",")))
     chosen = {name: change for name, change in variants().items()
               if not beginnings or name.startswith((TEXT_ONLY, *beginnings))}  # fmt: skip

@@ -19,8 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.objectives import Comparison
-from benchmarks.seeds import interval
-from distillation.config import parse_settings
+from benchmarks.seeds import interval, read_settings
 
 RULES = {
     "every row": "at every row (the rule)",
@@ -69,8 +68,6 @@ def measure(comparison: Comparison, rule: str, seed: int) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the ablation and print its table."""
-    from pipelines.command import merge_overrides, read_parameters
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prefix_chain", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("-c", "--config", default="configs/quickstart.yaml")
@@ -84,9 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train_with(options.rule, options.job)
         return
     options.folder.mkdir(parents=True, exist_ok=True)
-    parameters = read_parameters(options.config)["parameters"]
-    settings = parse_settings(merge_overrides(parameters["settings"], options.overrides))
-    comparison = Comparison(settings, options.folder)
+    comparison = Comparison(read_settings(options.config, options.overrides), options.folder)
     found = {rule: [measure(comparison, rule, seed) for seed in options.seeds] for rule in RULES}
     print("| the chain is moved | bits per byte ± 95 % | behind the rule ± 95 % |\n|---|---:|---:|")
     for rule, values in found.items():

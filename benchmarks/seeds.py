@@ -27,19 +27,12 @@ def measure(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
     """Train every variant for every seed and return bits per byte by name."""
     from distillation.alignment import build_aligner
     from distillation.corpus import load_corpus
-    from distillation.models import configured_output_rows, load_tokenizer
+    from distillation.models import load_pair
     from distillation.training import prepare_job, run_job
 
     teacher, student = settings.models.teacher, settings.models.student
-    tokenizers = {
-        "teacher": load_tokenizer(teacher, "teacher"),
-        "student": load_tokenizer(student, "student"),
-    }
+    tokenizers, rows = load_pair(settings.models)
     corpus = load_corpus(settings.corpus, tokenizers)
-    rows = {
-        "num_teacher_rows": configured_output_rows(teacher, "teacher"),
-        "num_student_rows": configured_output_rows(student, "student"),
-    }
     strategies = {"distilled": settings.alignment.strategy, "truncate": "truncate"}
     aligners = {
         name: build_aligner(strategy, *tokenizers.values(), **rows) for name, strategy in strategies.items()
@@ -63,6 +56,13 @@ def measure(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
             result["students"][variant].append(bits_of(reference, "student", settings, corpus.test_texts))
             result["tokens_per_second"][variant].append(speed(job_dir))
     return result
+
+
+def read_settings(config: str, overrides: Sequence[str]) -> Settings:
+    """Return the settings of a pipeline's YAML with `NAME=VALUE` changes on top."""
+    from pipelines.command import merge_overrides, read_parameters
+
+    return parse_settings(merge_overrides(read_parameters(config)["parameters"]["settings"], overrides))
 
 
 def bits_of(reference: Any, role: Any, settings: Settings, texts: Sequence[str]) -> float:
@@ -145,17 +145,13 @@ def verdict(result: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark and print its table."""
-    from pipelines.command import merge_overrides, read_parameters
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks.seeds", description=__doc__)
     parser.add_argument("-c", "--config", default="configs/quickstart.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--json", action="store_true", help="print the raw figures instead of the table")
     parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE")
     options = parser.parse_intermixed_args(arguments)
-    parameters = read_parameters(options.config)["parameters"]
-    settings = parse_settings(merge_overrides(parameters["settings"], options.overrides))
-    result = measure(settings, options.seeds)
+    result = measure(read_settings(options.config, options.overrides), options.seeds)
     print(
         json.dumps(result, indent=2)
         if options.json

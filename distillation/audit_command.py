@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillation.config import ModelReference
 from distillation.errors import AlignmentError, DistillationError, ModelError, one_line
+from distillation.hub import answer_within
 from distillation.models import Role, load_tokenizer, resolve_path
 
 if TYPE_CHECKING:
@@ -210,28 +210,16 @@ def _why_unreachable(repository: str) -> str:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
-    outcome: list[str | HFValidationError] = []
-
-    def ask() -> None:
-        try:
-            HfApi().model_info(repository, timeout=HUB_TIMEOUT)
-            outcome.append("")
-        except HFValidationError as error:
-            outcome.append(error)
-        except RepositoryNotFoundError:
-            outcome.append(f"the hub {constants.ENDPOINT} has no public model of this name")
-        except Exception as error:
-            outcome.append(f"the hub {constants.ENDPOINT} cannot be reached ({type(error).__name__})")
-
-    # A thread, because a name server that is silent blocks beyond any timeout of the client.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(HUB_TIMEOUT)
-    if not outcome:
+    answer = answer_within(lambda: HfApi().model_info(repository, timeout=HUB_TIMEOUT), HUB_TIMEOUT)
+    if answer is None:
         return f"the hub {constants.ENDPOINT} does not answer within {HUB_TIMEOUT:g} s"
-    if isinstance(outcome[0], HFValidationError):
-        raise outcome[0]
-    return outcome[0]
+    if isinstance(answer, HFValidationError):
+        raise answer
+    if isinstance(answer, RepositoryNotFoundError):
+        return f"the hub {constants.ENDPOINT} has no public model of this name"
+    if isinstance(answer, Exception):
+        return f"the hub {constants.ENDPOINT} cannot be reached ({type(answer).__name__})"
+    return ""
 
 
 def read_texts(paths: Sequence[Path], max_bytes: int) -> Iterator[str]:

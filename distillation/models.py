@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from distillation.config import ModelReference
+from distillation.config import ModelReference, ModelSettings
 from distillation.errors import ModelError, one_line
 from distillation.fingerprint import digest_of, digest_of_directory
 
@@ -148,6 +148,35 @@ def start_token_id(tokenizer: PreTrainedTokenizerFast) -> int | None:
         if token in vocabulary:
             return int(vocabulary[token])
     return None if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
+
+
+def need_start_token_id(tokenizer: PreTrainedTokenizerFast, role: Role) -> int:
+    """Return the start token of a model that is going to be trained or learned from.
+
+    Raises:
+        ModelError: the tokenizer has none.
+    """
+    start = start_token_id(tokenizer)
+    if start is None:
+        raise ModelError(
+            f"models.{role}.path: its tokenizer has neither a BOS nor an EOS token, so nothing can stand "
+            "before a window; set bos_token in tokenizer_config.json"
+        )
+    return start
+
+
+def load_pair(models: ModelSettings) -> tuple[dict[Role, PreTrainedTokenizerFast], dict[str, Any]]:
+    """Return both tokenizers by role, and the rows of both output layers as `build_aligner` takes them.
+
+    Raises:
+        ModelError: as `load_tokenizer`.
+    """
+    references: dict[Role, ModelReference] = {"teacher": models.teacher, "student": models.student}
+    tokenizers = {role: load_tokenizer(reference, role) for role, reference in references.items()}
+    rows = {
+        f"num_{role}_rows": configured_output_rows(reference, role) for role, reference in references.items()
+    }
+    return tokenizers, rows
 
 
 def configured_output_rows(reference: ModelReference, role: Role) -> int:

@@ -60,13 +60,7 @@ def distill_student(
 def truncating_aligner(settings: Settings) -> Aligner:
     """Return the aligner of the control that pairs ids by their number, as naive scripts do."""
     from distillation.alignment import build_aligner
-    from distillation.models import configured_output_rows, load_tokenizer
+    from distillation.models import load_pair
 
-    teacher, student = settings.models.teacher, settings.models.student
-    return build_aligner(
-        "truncate",
-        load_tokenizer(teacher, "teacher"),
-        load_tokenizer(student, "student"),
-        num_teacher_rows=configured_output_rows(teacher, "teacher"),
-        num_student_rows=configured_output_rows(student, "student"),
-    )
+    tokenizers, rows = load_pair(settings.models)
+    return build_aligner("truncate", *tokenizers.values(), **rows)

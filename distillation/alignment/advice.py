@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from distillation.alignment.coverage import CorpusAudit, SliceAudit
+from distillation.alignment.kinds import SLICE_NAMES
 
 SAME_IDS = 0.99
 """From this share of right rows, and of teacher tokens whose id means the same, ids can be paired."""
@@ -24,7 +25,6 @@ LEAST_SLICE = 0.01
 """Slices of fewer positions than this share are not named."""
 WORSE = 0.05
 """A slice is named if `shared` leaves out this much more of it than of the whole."""
-NAMES = {"whitespace": "white space", "common": "punctuation and digits"}
 
 
 def advise(identical: bool, corpus: CorpusAudit | None, num_equal: int, num_compared: int) -> tuple[str, str]:
@@ -86,7 +86,7 @@ def _worse_slices(corpus: CorpusAudit, lost: float) -> Iterator[str]:
             default=(0.0, ""),
         )
         if worst[0] >= lost + WORSE:
-            yield f"{_percent(worst[0])} of {NAMES.get(worst[1], worst[1])}"
+            yield f"{_percent(worst[0])} of {SLICE_NAMES.get(worst[1], worst[1])}"
 
 
 def _lost(one: SliceAudit) -> float:

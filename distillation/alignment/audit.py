@@ -20,9 +20,9 @@ from distillation.alignment.advice import advise
 from distillation.alignment.counting import VocabularyTables
 from distillation.alignment.coverage import CorpusAudit, audit_texts
 from distillation.alignment.pairs import PairEncoder
-from distillation.alignment.tables import longest_prefixes, offsets_by_id, ordinary_tokens, sort_tokens
+from distillation.alignment.tables import longest_prefixes, offsets_by_id
 from distillation.alignment.token_bytes import TokenBytes, same_tokenizer
-from distillation.errors import AlignmentError
+from distillation.alignment.vocabularies import Vocabularies
 
 MAX_EXAMPLES = 20
 
@@ -103,10 +103,9 @@ def audit_tokenizers(
     teacher, student = encoder.teacher_bytes, encoder.student_bytes
     identical = same_tokenizer(teacher_tokenizer, student_tokenizer)
     rows = (num_teacher_rows or len(teacher.table), num_student_rows or len(student.table))
-    _check_rows("teacher", teacher, rows[0])
-    _check_rows("student", student, rows[1])
+    vocabularies = Vocabularies(teacher, student, *encoder.tokenizers, *rows, identical)
     shared = teacher.canonical_ids.keys() & student.canonical_ids.keys()
-    tables = _tables(teacher, student, shared, rows[1])
+    tables = _tables(vocabularies, shared)
     corpus = audit_texts(encoder, texts, tables, window_length=window_length)
     unwritable = np.flatnonzero((teacher.lengths > 0) & ~tables.writable_U)
     num_compared, num_equal = min(rows), int(tables.same_meaning_U.sum())
@@ -152,12 +151,9 @@ def _same_meaning(teacher: TokenBytes, student: TokenBytes) -> np.ndarray:
     return same
 
 
-def _tables(
-    teacher: TokenBytes, student: TokenBytes, shared: Set[bytes], num_student_rows: int
-) -> VocabularyTables:
-    tokens = sort_tokens(ordinary_tokens(teacher.table))
-    vocabulary = sort_tokens({index: token for token, index in student.canonical_ids.items()})
-    writable_places = longest_prefixes(tokens, vocabulary) >= 0
+def _tables(vocabularies: Vocabularies, shared: Set[bytes]) -> VocabularyTables:
+    teacher, student, tokens = vocabularies.teacher, vocabularies.student, vocabularies.sorted_teacher
+    writable_places = longest_prefixes(tokens, vocabularies.sorted_student) >= 0
     writable = np.zeros(len(teacher.table), dtype=bool)
     writable[tokens.ids] = writable_places[tokens.starts]
     return VocabularyTables(
@@ -166,16 +162,8 @@ def _tables(
         writable_U=writable,
         offsets_U=offsets_by_id(tokens, len(teacher.table)),
         writable_places=writable_places,
-        num_student_rows=num_student_rows,
+        num_student_rows=vocabularies.num_student_rows,
     )
-
-
-def _check_rows(role: str, tokens: TokenBytes, num_rows: int) -> None:
-    if num_rows < len(tokens.table):
-        raise AlignmentError(
-            f"{role}: the output layer has {num_rows} rows but the tokenizer {len(tokens.table)} tokens; "
-            "give the tokenizer that belongs to the model, or resize the model's embeddings"
-        )
 
 
 if __name__ == "__main__":

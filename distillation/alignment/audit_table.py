@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from distillation.alignment.audit import TokenizerAudit
 from distillation.alignment.coverage import AlignerCoverage, CorpusAudit
+from distillation.alignment.kinds import SLICE_NAMES
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-NAMES = {"whitespace": "white space", "common": "digits and signs"}
 
 
 def audit_tables(audit: TokenizerAudit) -> list[Table]:
@@ -68,7 +67,7 @@ def _slice_table(corpus: CorpusAudit) -> Table:
     for slices in (corpus.kinds, corpus.scripts):
         table.add_section()
         for name, one in slices.items():
-            table.add_row(NAMES.get(name, name), f"{one.num_positions:,}", *_shares(one.coverage))
+            table.add_row(SLICE_NAMES.get(name, name), f"{one.num_positions:,}", *_shares(one.coverage))
     table.caption = "* positions with the right row; truncation trains on the others too"
     return table
 

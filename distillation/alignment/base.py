@@ -18,8 +18,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from distillation.alignment.pairs import EncodedPair
 from distillation.alignment.spans import Alignment, align_spans
+from distillation.files import write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -139,9 +138,9 @@ class Aligner(ABC):
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         content, settings = self._serialise()
-        _write_atomically(folder / TABLES_FILE, content)
+        write_atomically(folder / TABLES_FILE, content)
         # The settings come last: a directory that has them is complete.
-        _write_atomically(
+        write_atomically(
             folder / SETTINGS_FILE, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
         )
 
@@ -194,13 +193,3 @@ def with_fallback(
         probabilities_NV[lost] = 0.0
         probabilities_NV[lost, student_token_N[lost].long()] = 1.0
     return Targets(probabilities_NV, torch.clamp(residual_N, 0.0, 1.0), usable_N)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write so that a reader, of this process or another, sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

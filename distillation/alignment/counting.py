@@ -15,7 +15,6 @@ Invariant: each position is counted under `positions` and under exactly one of `
 # ruff: noqa: N815 - the shape suffixes of design section 2 stand in field names too.
 from __future__ import annotations
 
-import copy
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import numpy as np
 
 from distillation.alignment.cutting import cut_pair
 from distillation.alignment.kinds import KINDS, SCRIPTS, TextLabels, label_bytes, label_text
-from distillation.alignment.pairs import EncodedPair, PairEncoder, plain_backend
+from distillation.alignment.pairs import EncodedPair, PairEncoder, Refusal, plain_backend
 from distillation.alignment.spans import align_spans, group_spans
 
 REFUSED = "refused: "
@@ -76,11 +75,12 @@ class Tally:
     def add(self, texts: Sequence[str]) -> None:
         """Count `texts`."""
         self.numbers["texts"] += len(texts)
-        outcomes = self.encoder.encode(texts)
-        for text, pair in zip(texts, outcomes, strict=True):
-            if pair is None:
-                self._add_refused(text)
-        pairs = [pair for pair in outcomes if pair is not None]
+        pairs = []
+        for text, outcome in zip(texts, self.encoder.outcomes(texts), strict=True):
+            if isinstance(outcome, Refusal):
+                self._add_refused(text, str(outcome))
+            else:
+                pairs.append(outcome)
         if pairs:
             self._add_accepted(pairs)
 
@@ -89,13 +89,8 @@ class Tally:
         for name, mask in masks.items():
             self.counts[name] += np.bincount(code[mask], minlength=shape[0] * shape[1]).reshape(shape)
 
-    def _add_refused(self, text: str) -> None:
+    def _add_refused(self, text: str, cause: str) -> None:
         """Count all student tokens of a refused text as lost, by its cause."""
-        # The counter of the encoder's own is for whoever reads it; the cause of one text needs another.
-        twin = copy.copy(self.encoder)
-        twin.refusals = Counter()
-        twin.encode([text])
-        cause = next(iter(twin.refusals))
         self.refusals[cause] += 1
         text = text.encode("utf-8", "replace").decode("utf-8")
         offsets = self._student.encode(text, add_special_tokens=False).offsets

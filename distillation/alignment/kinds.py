@@ -22,6 +22,8 @@ import numpy as np
 
 KINDS = ("prose", "code", "maths", "whitespace")
 PROSE, CODE, MATHS, WHITESPACE = range(len(KINDS))
+SLICE_NAMES = {"whitespace": "white space", "common": "digits and signs"}
+"""What kinds and scripts are called in front of people, where that is not their own name."""
 LEAST_RUN = 2
 """Bytes of white space in a row from which tokenizers begin to cut differently."""
 
@@ -132,7 +134,7 @@ def _sign(line: str) -> int:
 
 @dataclass(frozen=True)
 class TextLabels:
-    """Script and kind of every unit of a text: a character, or or a byte (`label_bytes`)."""
+    """Script and kind of every unit of a text: a character, or a byte (`label_bytes`)."""
 
     script: np.ndarray
     """int8 (num_units,): index into `SCRIPTS`."""

@@ -34,6 +34,10 @@ MAX_ROUNDS = 4
 UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
+class Refusal(str):
+    """The cause why a text cannot be used, in the place of what was asked for."""
+
+
 @dataclass(frozen=True)
 class EncodedText:
     """A text in the tokens of one tokenizer: no start token, no special tokens."""
@@ -85,38 +89,43 @@ class PairEncoder:
             if (normalise := content_normaliser(backend, tokens.family)) is not None
         ]
         self._spaces = (
-            _puts_space_in_front(self._teacher, self.teacher_bytes),
-            _puts_space_in_front(self._student, self.student_bytes),
+            puts_space_in_front(self._teacher, self.teacher_bytes),
+            puts_space_in_front(self._student, self.student_bytes),
         )
         self.refusals: Counter[str] = Counter()
         """Texts refused so far, by cause."""
 
     def encode(self, texts: Sequence[str]) -> list[EncodedPair | None]:
         """Encode `texts`; None stands for a text that was refused (see `refusals`)."""
-        results: list[EncodedPair | None] = [None] * len(texts)
-        prepared = [
-            (index, text) for index, text in enumerate(map(self.normalise, texts)) if text is not None
-        ]
-        batch = [text for _, text in prepared]
+        outcomes = self.outcomes(texts)
+        self.refusals.update(str(outcome) for outcome in outcomes if isinstance(outcome, Refusal))
+        return [None if isinstance(outcome, Refusal) else outcome for outcome in outcomes]
+
+    def outcomes(self, texts: Sequence[str]) -> list[EncodedPair | Refusal]:
+        """Encode `texts`; a text that is refused gives the cause, which is not counted."""
+        normalised = [self._normalised(text) for text in texts]
+        batch = [text for text in normalised if not isinstance(text, Refusal)]
         # Most texts need no second try when the side that puts no space in front is given it at once.
         spaced = [text if text.startswith(" ") else " " + text for text in batch]
         teacher = encode_ids(self._teacher, spaced if self._spaces == (False, True) else batch)
         student = encode_ids(self._student, spaced if self._spaces == (True, False) else batch)
-        for (index, text), teacher_ids, student_ids in zip(prepared, teacher, student, strict=True):
-            outcome = self._pair(text, teacher_ids, student_ids)
-            if isinstance(outcome, str):
-                self.refusals[outcome] += 1
-            else:
-                results[index] = outcome
-        return results
+        pairs = map(self._pair, batch, teacher, student)
+        return [text if isinstance(text, Refusal) else next(pairs) for text in normalised]
 
     def normalise(self, text: str) -> str | None:
         """Return the form of `text` that neither normaliser changes; None, counted, if there is none."""
+        outcome = self._normalised(text)
+        if isinstance(outcome, Refusal):
+            self.refusals[str(outcome)] += 1
+            return None
+        return outcome
+
+    def _normalised(self, text: str) -> str:
+        """Return that form, or a `Refusal`."""
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
-            self.refusals["not valid Unicode"] += 1
-            return None
+            return Refusal("not valid Unicode")
         for _ in range(MAX_ROUNDS):
             changed = text
             for normalise in self._normalisers:
@@ -125,14 +134,10 @@ class PairEncoder:
                 break
             text = changed
         else:
-            self.refusals["normalisers disagree"] += 1
-            return None
-        if not text:
-            self.refusals["empty"] += 1
-            return None
-        return text
+            return Refusal("normalisers disagree")
+        return text or Refusal("empty")
 
-    def _pair(self, text: str, teacher_ids: list[int], student_ids: list[int]) -> EncodedPair | str:
+    def _pair(self, text: str, teacher_ids: list[int], student_ids: list[int]) -> EncodedPair | Refusal:
         """Pair the ids of one text, or return the cause of its refusal."""
         teacher = _join(self.teacher_bytes, teacher_ids, text)
         student = _join(self.student_bytes, student_ids, text)
@@ -147,12 +152,12 @@ class PairEncoder:
         expected = text.encode("utf-8")
         for joined, side in ((teacher, "teacher"), (student, "student")):
             if isinstance(joined, str):
-                return f"{joined} ({side})"
+                return Refusal(f"{joined} ({side})")
             # Equal on both sides is not enough: two tokenizers may lose the same character.
             if joined not in (expected, b" " + expected):
-                return f"tokens do not give the text back ({side})"
+                return Refusal(f"tokens do not give the text back ({side})")
         if teacher != student:
-            return "only one side has a space in front"
+            return Refusal("only one side has a space in front")
         return EncodedPair(
             teacher=_encoded(self.teacher_bytes, teacher_ids),
             student=_encoded(self.student_bytes, student_ids),
@@ -239,7 +244,8 @@ def _join(tokens: TokenBytes, ids: list[int], text: str) -> bytes | str:
     return "special token in the text" if written else "unknown token"
 
 
-def _puts_space_in_front(backend: Any, tokens: TokenBytes) -> bool:
+def puts_space_in_front(backend: Any, tokens: TokenBytes) -> bool:
+    """Tell whether the tokenizer writes a space before the first word of a text."""
     return _join(tokens, encode_ids(backend, ["a"])[0], "a") == b" a"
 
 

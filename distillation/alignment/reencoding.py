@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from distillation.alignment.pairs import encode_ids, plain_backend
+from distillation.alignment.pairs import encode_ids, plain_backend, puts_space_in_front
 from distillation.alignment.tables import SortedTokens
 from distillation.alignment.token_bytes import TokenBytes, components
 
@@ -51,13 +51,13 @@ def reencode(tokens: SortedTokens, other: TokenBytes, other_tokenizer: Any) -> R
         other_tokenizer: the tokenizer itself.
     """
     backend = plain_backend(other_tokenizer)
-    puts_space_in_front = other.lengths[encode_ids(backend, ["a"])[0]].sum() == 2
+    has_space_in_front = puts_space_in_front(backend, other)
     content = tokens.buffer.tobytes()
     ends = tokens.starts + tokens.lengths
     texts: list[str] = []
     ranks: list[int] = []
     for rank, (begin, end) in enumerate(zip(tokens.starts.tolist(), ends.tolist(), strict=True)):
-        if puts_space_in_front:
+        if has_space_in_front:
             if content[begin] != ord(" "):
                 continue  # Inside a word: alone, the other would write a space before it.
             begin += 1

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from distillation.alignment.base import Aligner, Rows, Targets
 from distillation.alignment.spans import Alignment
 from distillation.errors import AlignmentError
+from distillation.files import write_json
 
 if TYPE_CHECKING:
     import torch
@@ -71,10 +72,7 @@ class ScheduledAligner(Aligner):
         folder = Path(directory)
         for index, stage in enumerate(self._stages):
             stage.save(folder / str(index))
-        content = json.dumps({"ends": self.ends}, indent=2) + "\n"
-        draft = folder / f".{STAGES_FILE}"
-        draft.write_text(content, encoding="utf-8")
-        draft.replace(folder / STAGES_FILE)
+        write_json(folder / STAGES_FILE, {"ends": self.ends})
 
 
 def load_schedule(directory: str | Path, load_stage: Callable[[Path], Aligner]) -> ScheduledAligner:

@@ -16,7 +16,11 @@ ROLES = ("eos", "bos", "pad", "unk")
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """The tokens of teacher and student as bytes, and the sizes of both output layers."""
+    """The tokens of teacher and student as bytes, and the sizes of both output layers.
+
+    Raises:
+        AlignmentError: an output layer has fewer rows than its tokenizer has tokens.
+    """
 
     teacher: TokenBytes
     student: TokenBytes
@@ -28,6 +32,10 @@ class Vocabularies:
     """V."""
     identical: bool
     """Both tokenizers are the same: row i stands for row i."""
+
+    def __post_init__(self) -> None:
+        _check_rows("teacher", self.teacher, self.num_teacher_rows)
+        _check_rows("student", self.student, self.num_student_rows)
 
     @functools.cached_property
     def sorted_teacher(self) -> SortedTokens:
@@ -49,12 +57,9 @@ def pair_vocabularies(
         AlignmentError: a tokenizer without known bytes, or an output layer with fewer rows than its tokenizer
             has tokens.
     """
-    teacher, student = tokens_as_bytes(teacher_tokenizer), tokens_as_bytes(student_tokenizer)
-    _check_rows("teacher", teacher, num_teacher_rows)
-    _check_rows("student", student, num_student_rows)
     return Vocabularies(
-        teacher,
-        student,
+        tokens_as_bytes(teacher_tokenizer),
+        tokens_as_bytes(student_tokenizer),
         teacher_tokenizer,
         student_tokenizer,
         num_teacher_rows,

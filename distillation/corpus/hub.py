@@ -9,7 +9,6 @@ into the library's cache, from where `HF_HUB_OFFLINE=1` reads it again without a
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from distillation.config import CorpusSettings, HubSource
 from distillation.corpus.documents import Document
 from distillation.corpus.files import Row, column_of, documents_of, missing_column
 from distillation.errors import CorpusError, one_line
+from distillation.hub import answer_within
 
 DOWNLOAD_WHOLE_BYTES = 64_000_000
 """Up to this size together, files are downloaded and cached; beyond, streamed if little of them is wanted."""
@@ -59,22 +59,16 @@ def _ask_endpoint(timeout: float) -> str | None:
 
     endpoint = constants.ENDPOINT
     remedy = "check the network or HF_ENDPOINT, or set HF_HUB_OFFLINE=1 to use only cached datasets"
-    outcome: list[str | None] = []
 
-    def ask() -> None:
-        try:
-            status = get_session().head(endpoint, timeout=timeout, follow_redirects=False).status_code
-            outcome.append(f"answers with status {status}" if status >= 500 else None)
-        except Exception as error:
-            outcome.append(f"does not answer ({_short(error)})")
+    def ask() -> int:
+        return int(get_session().head(endpoint, timeout=timeout, follow_redirects=False).status_code)
 
-    # A thread, because a name server that is silent blocks beyond any timeout of the client.
-    thread = threading.Thread(target=ask, name="hub-reachability", daemon=True)
-    thread.start()
-    thread.join(timeout)
-    if not outcome:
+    answer = answer_within(ask, timeout)
+    if answer is None:
         return f"hub {endpoint} does not answer within hub_timeout = {timeout:g} s; {remedy}"
-    return None if outcome[0] is None else f"hub {endpoint} {outcome[0]}; {remedy}"
+    if isinstance(answer, Exception):
+        return f"hub {endpoint} does not answer ({_short(answer)}); {remedy}"
+    return f"hub {endpoint} answers with status {answer}; {remedy}" if answer >= 500 else None
 
 
 def _open_dataset(

@@ -146,11 +146,9 @@ def _teacher_log_probs(view: BatchView, boundary_U: Tensor) -> tuple[Tensor, Ten
     labels_M = view.teacher_labels_M
     real_M = labels_M >= 0
     states = view.teacher_states_MD[real_M]
-    token_M = torch.zeros(len(labels_M), device=labels_M.device)
-    boundary_M = torch.zeros_like(token_M)
-    token_M[real_M] = view.teacher.token_log_probs(states, labels_M[real_M])
-    boundary_M[real_M] = view.teacher.set_log_probs(states, boundary_U)
-    return token_M, boundary_M
+    both_M2 = torch.zeros(len(labels_M), 2, device=labels_M.device)
+    both_M2[real_M] = view.teacher.token_and_set_log_probs(states, labels_M[real_M], boundary_U)
+    return both_M2[:, 0], both_M2[:, 1]
 
 
 def _followed_groups(view: BatchView, teacher_group_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:

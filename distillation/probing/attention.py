@@ -256,6 +256,11 @@ def _flash_attention_problem(device_type: str) -> str:
     return ""
 
 
+def attention_maps_problem(model: PreTrainedModel) -> str:
+    """Return what is incomplete about the maps of a model with eager attention; empty if nothing is."""
+    return _attention_maps(model, _batch(model.config, str(model.device)))[1]
+
+
 def _attention_maps(model: Any, batch: dict[str, Any]) -> tuple[int, str]:
     """Return how many maps the eager `model` gives, and what is incomplete about them."""
     import torch

@@ -10,12 +10,12 @@ import json
 import os
 import re
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from distillation.config import CorpusSettings, FileSource, ModelReference, Settings
 from distillation.errors import CorpusError, ModelError, SettingsError, one_line
+from distillation.hub import answer_within
 from distillation.probing.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -249,21 +249,11 @@ def _files_on_hub(reference: ModelReference, timeout: float) -> tuple[list[str],
 
     if constants.HF_HUB_OFFLINE:
         return [], "HF_HUB_OFFLINE forbids asking the hub"
-    answers: list[Any] = []
-
-    def ask() -> None:
-        try:
-            answers.append(HfApi().model_info(reference.path, revision=reference.revision, timeout=timeout))
-        except Exception as error:  # Any network failure; its type decides the message below.
-            answers.append(error)
-
-    # Name resolution knows no timeout, so a thread is left behind rather than the user kept waiting.
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(timeout)
-    if not answers:
+    answer = answer_within(
+        lambda: HfApi().model_info(reference.path, revision=reference.revision, timeout=timeout), timeout
+    )
+    if answer is None:
         return [], f"the model hub does not answer within {timeout:g} s"
-    answer = answers[0]
     if isinstance(answer, RepositoryNotFoundError):
         return [], "the model hub has no public model of this name"
     if isinstance(answer, RevisionNotFoundError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from distillation.alignment.kinds import SLICE_NAMES
 from distillation.report import figures as draw
 from distillation.report.facts import facts
 from distillation.report.templating import environment, figure_entry
@@ -40,7 +41,6 @@ SLICE_COLUMNS = (
     "Truncate, right row",
     "Same string",
 )
-SLICE_NAMES = {"whitespace": "white space", "common": "digits and signs"}
 MIN_DRAWN = 0.001
 """Scripts of fewer positions than this share are left to the table."""
 MIN_HAZARD = 0.02

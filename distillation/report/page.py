@@ -23,6 +23,7 @@ from distillation.report.words import (
     SPACE,
     best_student,
     decimal,
+    divergence_title,
     label,
     percent,
     scaled,
@@ -55,7 +56,7 @@ CURVES = (
 )
 TERM_CURVES: dict[str, tuple[str, str, str]] = {
     **{
-        name: (f"{name.replace('_', ' ')} from the target", "nats a position", "each variant's own target")
+        name: (f"{divergence_title(name)} from the target", "nats a position", "each variant's own target")
         for name in DIVERGENCES
     },
     "likelihood": ("Likelihood matching", "scaled nats a token", "groups between shared boundaries"),

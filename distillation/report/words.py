@@ -27,6 +27,12 @@ def label(name: str) -> str:
     return LABELS.get(name, name.replace("_", " "))
 
 
+def divergence_title(name: str) -> str:
+    """Return a divergence's setting as a title: `forward_kl` is `Forward KL`."""
+    words = name.replace("_kl", " KL").replace("jensen_shannon", "Jensen-Shannon").replace("_", " ")
+    return words[0].upper() + words[1:]
+
+
 def percent(share: float | None, digits: int = 0) -> str:
     """Return a share as per cent, with a true minus sign."""
     if share is None:

@@ -22,7 +22,6 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +32,7 @@ from pydantic import BaseModel, ConfigDict
 
 from distillation.config import CacheSettings
 from distillation.errors import JobError
+from distillation.files import draft_of, write_atomically, write_json
 from distillation.fingerprint import digest_of
 from distillation.teacher.entries import KEY_BYTES, NOTHING, WindowEntries, stored_parts, window_of_parts
 
@@ -73,9 +73,8 @@ class CacheStore:
         plans = self.directory / "plans"
         plans.mkdir(parents=True, exist_ok=True)
         while True:
-            number = len(
-                list(plans.glob("[0-9]*.json"))
-            )  # before reading: a plan that comes meanwhile has it
+            # Counted before the plans are read: one that comes meanwhile has this number.
+            number = len(list(plans.glob("[0-9]*.json")))
             shards = self.planned()
             known = {key for shard in shards for key in shard}
             new = [key for key in dict.fromkeys(keys) if key not in known]
@@ -111,7 +110,7 @@ class CacheStore:
         tensors["residual"] = np.asarray([window.residual for window in windows], np.float32)
         content = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
         name = shard_name(keys)
-        _replace(self.shards_dir / f"{name}.safetensors", content)
+        write_atomically(self.shards_dir / f"{name}.safetensors", content)
         record = {
             "sha256": hashlib.sha256(content).hexdigest(),
             "num_windows": len(keys),
@@ -120,7 +119,7 @@ class CacheStore:
             "num_entries": len(tensors["id_E"]),
             "num_bytes": len(content),
         }
-        _replace(self.shards_dir / f"{name}.json", (json.dumps(record, sort_keys=True) + "\n").encode())
+        write_json(self.shards_dir / f"{name}.json", record)
 
     def record(self, name: str) -> dict[str, Any] | None:
         """Return checksum and counts of a shard; None where it was never finished."""
@@ -174,8 +173,7 @@ class CacheStore:
             target = folder / source.relative_to(self.directory)
             if target.exists() and target.samefile(source):
                 continue
-            draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-            draft.unlink(missing_ok=True)
+            draft = draft_of(target)
             try:
                 os.link(source, draft)
             except OSError:  # another file system, or one without links
@@ -251,19 +249,9 @@ def shard_name(keys: Sequence[bytes]) -> str:
     return hashlib.blake2b(b"".join(keys), digest_size=KEY_BYTES).hexdigest()
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write so that a reader sees the old file or the new one, and a crash of the machine leaves no other."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with draft.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(path)
-
-
 def _create(path: Path, content: bytes) -> None:
     """Write a file that must not exist yet; whoever comes second leaves the first one's."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    draft = draft_of(path)
     draft.write_bytes(content)
     try:
         os.link(draft, path)

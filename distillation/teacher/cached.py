@@ -29,10 +29,6 @@ class CachedTeacher:
     def __init__(self, settings: CacheSettings) -> None:
         self.settings = settings
 
-    def token_log_probs(self, states_n2: Tensor, tokens_n: Tensor, temperature: float = 1.0) -> Tensor:
-        """Return float32 (n,): the log-probability of the text's own token."""
-        return states_n2[:, 0].float()
-
-    def set_log_probs(self, states_n2: Tensor, member_U: Tensor) -> Tensor:
-        """Return float32 (n,): the log-probability that a new word begins."""
-        return states_n2[:, 1].float()
+    def token_and_set_log_probs(self, states_n2: Tensor, tokens_n: Tensor, member_U: Tensor) -> Tensor:
+        """Return float32 (n, 2): of the text's own token, and that a new word begins."""
+        return states_n2.float()

@@ -86,11 +86,12 @@ class LiveTeacher:
         return torch.cat(parts)
 
     @torch.no_grad()
-    def set_log_probs(self, states_nD: Tensor, member_U: Tensor) -> Tensor:
-        """Return float32 (n,): the log-probability that the next token is one of a set, bool (U,)."""
+    def token_and_set_log_probs(self, states_nD: Tensor, tokens_n: Tensor, member_U: Tensor) -> Tensor:
+        """Return float32 (n, 2): the log-probability of one token a row, and that of a set, bool (U,)."""
         ids = member_U.nonzero().squeeze(1)
-        parts = [
-            self.log_probs(states).index_select(1, ids).logsumexp(1)
-            for states in states_nD.split(self.reader.chunk_size)
-        ]
+        size, parts = self.reader.chunk_size, []
+        for states, tokens in zip(states_nD.split(size), tokens_n.split(size), strict=True):
+            log_probs = self.log_probs(states)
+            token = log_probs.gather(1, tokens[:, None]).squeeze(1)
+            parts.append(torch.stack([token, log_probs.index_select(1, ids).logsumexp(1)], dim=1))
         return torch.cat(parts)

@@ -6,7 +6,6 @@ with a target, E entries, P positions of the dense slice, V student vocabulary.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,8 @@ import torch
 from torch import Tensor
 
 from distillation.config import DIVERGENCES, CacheSettings, Settings
-from distillation.models import load_model, start_token_id
+from distillation.files import write_atomically
+from distillation.models import load_model, need_start_token_id
 from distillation.objectives.batch import BatchView, StudentOutput
 from distillation.objectives.chunked import even_chunks
 from distillation.objectives.targets import TargetSource
@@ -68,10 +68,9 @@ class TargetWriter:
         if "likelihood" in terms:
             tokens = tokens_as_bytes(tokenizers[0])
             self.boundary_U = boundary_tokens(tokens, self.teacher.num_rows).to(device)
-        starts = [start_token_id(tokenizer) for tokenizer in tokenizers]
-        assert starts[0] is not None
-        assert starts[1] is not None
-        self.collator = WindowCollator(starts[1], starts[0], aligner)
+        teacher_start = need_start_token_id(tokenizers[0], "teacher")
+        student_start = need_start_token_id(tokenizers[1], "student")
+        self.collator = WindowCollator(student_start, teacher_start, aligner)
 
     def entries(self, keys: Sequence[bytes], pairs: Sequence[EncodedPair]) -> list[WindowEntries]:
         """Return what is kept of each window."""
@@ -82,7 +81,7 @@ class TargetWriter:
 
     @torch.no_grad()
     def _batch(self, keys: Sequence[bytes], pairs: Sequence[EncodedPair]) -> list[WindowEntries]:
-        view = self._view(pairs)
+        view = self.view(pairs)
         shape = view.used_BT.shape
         num_entries_BT, residual_BT = np.zeros(shape, np.int64), np.zeros(shape, np.float64)
         tail_BT = np.zeros(shape, np.float16)
@@ -118,7 +117,7 @@ class TargetWriter:
             )
         return kept
 
-    def _view(self, pairs: Sequence[EncodedPair]) -> BatchView:
+    def view(self, pairs: Sequence[EncodedPair]) -> BatchView:
         """Return a batch as the objective sees it; there is no student, and nobody asks for one."""
         batch = {name: tensor.to(self.device) for name, tensor in self.collator(pairs).items()}
         nobody = StudentOutput(torch.zeros(*batch["input_ids"].shape, 1, device=self.device), None, None, 1)
@@ -157,12 +156,9 @@ class TargetWriter:
             return [np.zeros((0, 2), np.float16) for _ in pairs]
         real_M = view.teacher_labels_M >= 0
         states_MD, labels_M = view.teacher_states_MD[real_M], view.teacher_labels_M[real_M]
-        both = [
-            self.teacher.token_log_probs(states_MD, labels_M),
-            self.teacher.set_log_probs(states_MD, self.boundary_U),
-        ]
+        both_M2 = self.teacher.token_and_set_log_probs(states_MD, labels_M, self.boundary_U)
         ends_B = np.cumsum([len(pair.teacher.ids) for pair in pairs])
-        return np.split(torch.stack(both, 1).half().cpu().numpy(), ends_B[:-1])
+        return np.split(both_M2.half().cpu().numpy(), ends_B[:-1])
 
     @property
     def _most_entries(self) -> int:
@@ -186,7 +182,7 @@ def write_dense(
     for key, pair in zip(keys, pairs, strict=False):
         if num_kept >= NUM_DENSE or not writer.has_targets:
             break
-        view = writer._view([pair])
+        view = writer.view([pair])
         used_T = view.used_BT[0].cpu().nonzero().squeeze(1)
         for chunk, targets in writer.dense(view):
             index_m = targets.index_m.cpu()[: NUM_DENSE - num_kept]
@@ -203,9 +199,7 @@ def write_dense(
             "target": np.concatenate(target_PV),
         }
     )
-    draft = directory / f".{DENSE_FILE}.{os.getpid()}"
-    draft.write_bytes(content)
-    draft.replace(directory / DENSE_FILE)
+    write_atomically(directory / DENSE_FILE, content)
 
 
 def compare_with_dense(directory: Path, reader: CacheReader, cache: CacheSettings) -> dict[str, float]:

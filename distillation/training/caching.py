@@ -18,8 +18,6 @@ import argparse
 import functools
 import json
 import logging
-import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 from distillation.config import DIVERGENCES, Settings, TrainingSettings, parse_settings
 from distillation.errors import DistillationError, JobError, one_line
+from distillation.files import new_directory, write_json
 from distillation.fingerprint import digest_of, digest_of_sources
 from distillation.teacher.cache import CacheReader, CacheStore, TeacherCache, shard_name
 from distillation.teacher.entries import window_key
-from distillation.training.job import write_atomically
 
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
@@ -75,16 +73,12 @@ def prepare_cache(
     folder = root / "requests" / name
     if (folder / "settings.json").exists():
         return folder
-    draft = folder.with_name(f".{name}.{os.getpid()}")
     try:
-        draft.mkdir(parents=True)
-        save_corpus(corpus, draft / "corpus")
-        aligner.save(draft / "aligner")
-        (draft / "settings.json").write_text(settings.model_dump_json(indent=2) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
+        with new_directory(folder) as draft:
+            save_corpus(corpus, draft / "corpus")
+            aligner.save(draft / "aligner")
+            (draft / "settings.json").write_text(settings.model_dump_json(indent=2) + "\n")
     except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
         raise JobError(
             f"cache.output_dir = {root}: cannot be written ({one_line(error)}); name a writable folder"
         ) from error
@@ -146,7 +140,7 @@ class _Filling:
         # Beside the folder of the requests, wherever that has been moved.
         folder = request.resolve().parents[1] / f"{self.cache.kind}-{digest_of(identity)}"
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "identity.json", identity)
+        write_json(folder / "identity.json", identity)
         self.store = CacheStore(folder)
 
     def run(self, on_estimate: Callable[[str], None]) -> TeacherCache:

@@ -11,8 +11,6 @@ jobs never share a directory. It can be moved: models are named by path or hub n
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +28,7 @@ from distillation.config import (
     TrainingSettings,
 )
 from distillation.errors import JobError, one_line
+from distillation.files import new_directory
 from distillation.fingerprint import digest_of, digest_of_sources
 from distillation.models import model_digest
 
@@ -147,7 +146,7 @@ def prepare_job(
         teacher_digest=model_digest(settings.models.teacher, "teacher"),
         student_digest=model_digest(settings.models.student, "student"),
         corpus_digest=digest_of([corpus.report.train_fingerprint, corpus.report.held_out_fingerprint]),
-        aligner_digest=_aligner_digest(aligner) if aligner is not None else None,
+        aligner_digest=None if aligner is None else aligner.content_digest(),
         sources_digest=digest_of_sources(*TRAINING_SOURCES),
         cache=None if cache is None else cache.settings,
         cache_digest=None if cache is None else cache.digest,
@@ -158,19 +157,15 @@ def prepare_job(
         if cache is not None:
             _link(cache, directory)  # a shard that was damaged has been made anew
         return directory
-    draft = root / f".{directory.name}.{os.getpid()}"
     try:
-        draft.mkdir(parents=True)
-        save_corpus(corpus, draft / "corpus")
-        if aligner is not None:
-            aligner.save(draft / "aligner")
-        if cache is not None:
-            _link(cache, draft)
-        (draft / "job.json").write_text(job.model_dump_json(indent=2) + "\n")
-        shutil.rmtree(directory, ignore_errors=True)  # the remains of a draft without job.json
-        draft.rename(directory)
+        with new_directory(directory) as draft:
+            save_corpus(corpus, draft / "corpus")
+            if aligner is not None:
+                aligner.save(draft / "aligner")
+            if cache is not None:
+                _link(cache, draft)
+            (draft / "job.json").write_text(job.model_dump_json(indent=2) + "\n")
     except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
         raise JobError(
             f"training.output_dir = {root}: cannot be written ({one_line(error)}); name a writable folder"
         ) from error
@@ -193,11 +188,6 @@ def _link(cache: TeacherCache, directory: Path) -> None:
         ) from error
 
 
-def _aligner_digest(aligner: Aligner) -> str:
-    """Hash what an aligner is made from; its code is in the digest of the sources."""
-    return digest_of([aligner.name, aligner.num_teacher_rows, aligner.num_student_rows, aligner.details])
-
-
 def read_job(directory: Path) -> Job:
     """Read `job.json`.
 
@@ -210,13 +200,6 @@ def read_job(directory: Path) -> Job:
         raise JobError(
             f"job directory {directory}: job.json is missing or damaged; prepare the job again"
         ) from error
-
-
-def write_atomically(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content, indent=2) + "\n")
-    draft.replace(path)
 
 
 def read_status(directory: Path) -> dict[str, Any]:

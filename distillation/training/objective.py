@@ -41,10 +41,9 @@ def load_objective(
     settings = job.objective
     if not settings.uses_teacher:
         return DistillationObjective(settings)
+    aligner = load_aligner(directory / "aligner").to(device)
+    tables = _tables(job, tokenizers, aligner, device)
     if job.cache is not None:
-        aligner = load_aligner(directory / "aligner").to(device)
-        rows = (aligner.num_teacher_rows, aligner.num_student_rows)
-        tables = {name: table.to(device) for name, table in _tables(job, tokenizers, rows).items()}
         return DistillationObjective(settings, aligner, CachedTeacher(job.cache), tables=tables)
     reference = job.models.teacher
     needs_maps = settings.terms.attention > 0
@@ -59,30 +58,19 @@ def load_objective(
         student.set_attn_implementation("eager")
         for role, one in (("teacher", model), ("student", student)):
             _check_maps(one, role)
-    teacher = LiveTeacher(model)
-    aligner = load_aligner(directory / "aligner").to(device)
-    rows = (teacher.num_rows, aligner.num_student_rows)
-    return DistillationObjective(
-        settings,
-        aligner,
-        teacher,
-        modules=_modules(job, aligner, model, student),
-        tables={name: table.to(device) for name, table in _tables(job, tokenizers, rows).items()},
-    )
+    modules = _modules(job, aligner, model, student)
+    return DistillationObjective(settings, aligner, LiveTeacher(model), modules=modules, tables=tables)
 
 
 def _check_maps(model: PreTrainedModel, role: str) -> None:
     """Refuse a model that silently returns no attention maps, as some implementations do."""
-    import torch
+    from distillation.probing.attention import attention_maps_problem
 
-    with torch.no_grad():
-        ids = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
-        maps = model(input_ids=ids, use_cache=False, output_attentions=True).attentions or ()
-    expected = model.config.get_text_config().num_hidden_layers
-    if len(maps) != expected or any(one is None for one in maps):
+    problem = attention_maps_problem(model)
+    if problem:
         raise ModelError(
-            f"models.{role}: gives {len(maps)} attention maps for {expected} layers, and "
-            "objective.terms.attention needs them all; set that weight to 0"
+            f"models.{role}: gives no complete attention maps ({problem}), and "
+            "objective.terms.attention needs them; set that weight to 0"
         )
 
 
@@ -111,8 +99,8 @@ def _modules(job: Job, aligner: Aligner, teacher: PreTrainedModel, student: PreT
     return modules
 
 
-def _tables(job: Job, tokenizers: tuple[Any, Any], rows: tuple[int, int]) -> dict[str, Tensor]:
-    """Return the tensors of terms that need the tokenizers."""
+def _tables(job: Job, tokenizers: tuple[Any, Any], aligner: Aligner, device: str) -> dict[str, Tensor]:
+    """Return the tensors, on `device`, of terms that need the tokenizers."""
     from distillation.alignment import tokens_as_bytes
     from distillation.objectives.gold import matched_tokens
     from distillation.objectives.likelihood import boundary_tokens
@@ -121,6 +109,7 @@ def _tables(job: Job, tokenizers: tuple[Any, Any], rows: tuple[int, int]) -> dic
     if job.objective.terms.gold > 0:
         tables["matched"] = matched_tokens(*tokenizers)
     if job.objective.terms.likelihood > 0:
+        rows = (aligner.num_teacher_rows, aligner.num_student_rows)
         for name, tokenizer, num_rows in zip(("boundary_U", "boundary_V"), tokenizers, rows, strict=True):
             tables[name] = boundary_tokens(tokens_as_bytes(tokenizer), num_rows)
-    return tables
+    return {name: table.to(device) for name, table in tables.items()}

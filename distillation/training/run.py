@@ -13,9 +13,10 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from distillation.errors import CorpusError, JobError, ModelError
+from distillation.errors import CorpusError, JobError
+from distillation.files import write_json
 from distillation.training.job import (
     CACHE_FOLDER,
     COMPLETE,
@@ -23,11 +24,10 @@ from distillation.training.job import (
     JobResult,
     read_job,
     read_status,
-    write_atomically,
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
+    from transformers import PreTrainedModel, TrainingArguments
 
     from distillation.objectives.distillation import DistillationObjective
     from distillation.training.cached_windows import CachedCollator
@@ -57,7 +57,7 @@ def run_job(job_dir: str | Path, *, on_estimate: Callable[[str], None] = print) 
     if status.get("state") == "finished" and (directory / "student" / "config.json").exists():
         return JobResult(job_dir=directory, student_dir=directory / "student", metrics=status["metrics"])
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one keeps the house
-        write_atomically(directory / "status.json", {"state": "running", "process": os.getpid()})
+        write_json(directory / "status.json", {"state": "running", "process": os.getpid()})
         _drop_incomplete_checkpoints(directory)
     from distillation.probing.quiet import quiet_libraries
 
@@ -126,15 +126,16 @@ class _Run:
         }
         if trainer.is_world_process_zero():
             self._save_student(trainer)
-            write_atomically(self.directory / "status.json", {"state": "finished", "metrics": metrics})
+            write_json(self.directory / "status.json", {"state": "finished", "metrics": metrics})
         trainer.accelerator.wait_for_everyone()
         return JobResult(job_dir=self.directory, student_dir=self.directory / "student", metrics=metrics)
 
     def _collator(self) -> WindowCollator | CachedCollator:
+        from distillation.models import need_start_token_id
         from distillation.training.windows import WindowCollator
 
-        student_start = _start(self.student_tokenizer, "student")
-        teacher_start = _start(self.teacher_tokenizer, "teacher")
+        student_start = need_start_token_id(self.student_tokenizer, "student")
+        teacher_start = need_start_token_id(self.teacher_tokenizer, "teacher")
         if self.job.cache is None:
             return WindowCollator(student_start, teacher_start, self.objective.aligner)
         from distillation.teacher.cache import CacheReader
@@ -262,18 +263,6 @@ class _Run:
         self.student_tokenizer.save_pretrained(draft)
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
-
-
-def _start(tokenizer: PreTrainedTokenizerFast, role: Any) -> int:
-    from distillation.models import start_token_id
-
-    start = start_token_id(tokenizer)
-    if start is None:
-        raise ModelError(
-            f"models.{role}.path: its tokenizer has neither a BOS nor an EOS token, so nothing can stand "
-            "before a window; set bos_token in tokenizer_config.json"
-        )
-    return start
 
 
 def _drop_incomplete_checkpoints(directory: Path) -> None:

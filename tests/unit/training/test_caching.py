@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_settings import make_settings
 
 from distillation.alignment import Aligner, PairEncoder, build_aligner
-from distillation.config import CacheSettings, ObjectiveSettings, Settings, TermWeights, parse_settings
+from distillation.config import CacheSettings, ObjectiveSettings, Settings, TermWeights
 from distillation.corpus import Corpus, load_corpus
 from distillation.corpus.corpus import fingerprint_of
 from distillation.errors import JobError
@@ -33,26 +34,11 @@ from distillation.training.windows import WindowCollator, make_windows
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def make_settings(teacher: Path, student: Path, corpus: Path, cache: dict[str, Any]) -> Settings:
-    return parse_settings(
-        {
-            "corpus": {
-                "sources": [{"kind": "file", "path": str(corpus)}],
-                "held_out_share": 0.2,
-                "contract": {"max_leaking_documents_share": 1.0},
-            },
-            "models": {"teacher": {"path": str(teacher)}, "student": {"path": str(student)}, "device": "cpu"},
-            "training": {"max_length": 64, "batch_size": 4, "evaluations": 6, "max_steps": 18},
-            "cache": {"windows_per_shard": 16} | cache,
-        }
-    )
-
-
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory, tiny_teacher_dir, tiny_student_dir, english_documents):
     path = tmp_path_factory.mktemp("corpus") / "documents.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in english_documents))
-    settings = make_settings(tiny_teacher_dir, tiny_student_dir, path, {})
+    settings = make_settings(tiny_teacher_dir, tiny_student_dir, path, cache={"windows_per_shard": 16})
     models = settings.models
     tokenizers = {role: load_tokenizer(getattr(models, role), role) for role in ("teacher", "student")}
     rows = {
@@ -121,13 +107,13 @@ def losses(parts: Any, cache: TeacherCache, terms: TermWeights) -> tuple[Any, An
     cached = CachedCollator(live, CacheReader(cache.directory))
     objective = ObjectiveSettings(terms=terms)
     teacher = LiveTeacher(load_model(models.teacher, "teacher", dtype="float32"))
-    rows = aligner.num_teacher_rows, aligner.num_student_rows
     job: Any = type("Job", (), {"objective": objective})
     found = []
     for collator, source in ((live, teacher), (cached, CachedTeacher(cache.settings))):
         student = load_model(models.student, "student", dtype="float32").requires_grad_(True)
         batch = collator(pairs)
-        whole = DistillationObjective(objective, aligner, source, tables=_tables(job, tokenizers, rows))
+        tables = _tables(job, tokenizers, aligner, "cpu")
+        whole = DistillationObjective(objective, aligner, source, tables=tables)
         output = _student_output(student, whole, True, student.forward, batch)
         loss, statistics = whole(output, batch)
         loss.backward()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from training_settings import make_settings
 
 from distillation.alignment import Aligner, build_aligner, build_schedule
 from distillation.config import (
@@ -21,7 +22,6 @@ from distillation.config import (
     ScheduleStage,
     Settings,
     TermWeights,
-    parse_settings,
 )
 from distillation.corpus import load_corpus
 from distillation.errors import JobError
@@ -29,20 +29,6 @@ from distillation.models import configured_output_rows, load_tokenizer
 from distillation.training import prepare_job, read_job, read_metrics, run_job
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def make_settings(teacher: Path, student: Path, corpus: Path, **training) -> Settings:
-    return parse_settings(
-        {
-            "corpus": {
-                "sources": [{"kind": "file", "path": str(corpus)}],
-                "held_out_share": 0.2,
-                "contract": {"max_leaking_documents_share": 1.0},
-            },
-            "models": {"teacher": {"path": str(teacher)}, "student": {"path": str(student)}, "device": "cpu"},
-            "training": {"max_length": 64, "batch_size": 4, "evaluations": 6, "max_steps": 18, **training},
-        }
-    )
 
 
 @pytest.fixture(scope="module")

@@ -40,9 +40,14 @@ def test_a_folder_is_put_in_place_whole(tmp_path: Path) -> None:
         (draft / "new").touch()
         assert not final.exists()
     assert [file.name for file in final.iterdir()] == ["new"]
-    with pytest.raises(OSError, match="full"), new_directory(final) as draft:
-        (draft / "half").touch()
-        raise OSError("the disk is full")
+
+    def fail_half_way() -> None:
+        with new_directory(final) as draft:
+            (draft / "half").touch()
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        fail_half_way()
     assert [file.name for file in final.iterdir()] == ["new"], "a failure leaves what was there"
     with new_directory(final) as draft:
         (draft / "newer").touch()

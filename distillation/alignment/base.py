@@ -32,9 +32,13 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from distillation.alignment.teacher_rows import TeacherRows
+
 SETTINGS_FILE = "aligner.json"
 TABLES_FILE = "aligner.safetensors"
 FORMAT = 2
+ROW_ENTRIES = 1 << 24
+"""Entries of whole rows of the teacher that are in memory at a time: 64 MiB a float32 tensor."""
 LEAST_WRITTEN_MASS = 1e-6
 """A row of which the student can write less says nothing about the student's next token."""
 
@@ -59,13 +63,18 @@ class Rows:
     def __len__(self) -> int:
         return int(self.teacher_token_N.shape[0])
 
+    def __getitem__(self, index: Tensor | slice) -> Rows:
+        """Return the same facts about some of the positions."""
+        return Rows(**{name: value[index] for name, value in vars(self).items()})
+
 
 @dataclass(frozen=True)
 class Targets:
     """Distributions over the student's vocabulary."""
 
     probabilities_NV: Tensor
-    """float32; each row sums to 1. A row that is not usable has it all on the student's token."""
+    """float32; each row sums to 1. A row that is not usable has it all on the student's token. In memory it
+    may lie the other way round, (V, N)."""
     residual_N: Tensor
     """float32: share of the teacher's mass that no student token could carry, before renormalising."""
     usable_N: Tensor
@@ -127,6 +136,27 @@ class Aligner(ABC):
             rows: facts about the same positions.
         """
 
+    def targets_of(self, teacher: TeacherRows, row_N: Tensor, rows: Rows) -> Targets:
+        """Return the targets of N positions from the teacher's rows, each of which is computed once.
+
+        An aligner that adds columns up reads them tile by tile; any other gets few whole rows at a time.
+
+        Args:
+            teacher: R rows.
+            row_N: int64: which of them each position learns from.
+            rows: facts about the same positions.
+        """
+        import torch
+
+        size = max(1, ROW_ENTRIES // teacher.num_columns)
+        parts = [
+            self.targets(teacher.log_probs(row_N[begin : begin + size]), rows[begin : begin + size])
+            for begin in range(0, max(len(rows), 1), size)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return Targets(*(torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])))
+
     def to(self: AlignerType, device: torch.device | str) -> AlignerType:
         """Return this aligner with its tables on `device`; itself is left alone."""
         moved = copy.copy(self)
@@ -173,12 +203,21 @@ def seal_of(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(unsealed, sort_keys=True).encode()).hexdigest()
 
 
-def finish(written_NV: Tensor, residual_N: Tensor, student_token_N: Tensor) -> Targets:
-    """Renormalise the mass that was written, in place: `written_NV` must be the caller's own buffer."""
+def finish(
+    written_NV: Tensor, residual_N: Tensor, student_token_N: Tensor, unit_N: Tensor | float = 1.0
+) -> Targets:
+    """Renormalise the mass that was written, in place: `written_NV` must be the caller's own buffer.
+
+    Args:
+        written_NV: mass, in units of `unit_N`.
+        residual_N: mass that could not be written, in the same units.
+        student_token_N: the text's own tokens.
+        unit_N: what all of a row's mass adds up to.
+    """
     mass_N = written_NV.sum(dim=1)
     # A second (N, V) tensor would double what a chunk of positions needs.
-    probabilities_NV = written_NV.div_(mass_N.clamp_min(LEAST_WRITTEN_MASS).unsqueeze(1))
-    return with_fallback(probabilities_NV, mass_N, residual_N, student_token_N)
+    probabilities_NV = written_NV.div_((mass_N / unit_N).clamp_min(LEAST_WRITTEN_MASS).mul(unit_N)[:, None])
+    return with_fallback(probabilities_NV, mass_N / unit_N, residual_N / unit_N, student_token_N)
 
 
 def with_fallback(

@@ -1,6 +1,7 @@
 """Mass-conserving byte-prefix marginalisation: the aligner `prefix`.
 
-Legend, at the end of names: N used positions, U teacher vocabulary, V student vocabulary, R entries of
+Legend, at the end of names: N used positions, i those inside of a teacher token, R rows of the teacher, I
+those with a position inside, U teacher vocabulary, u columns of a tile, V student vocabulary, E entries of
 ranges.
 
 Let r be the bytes of the current teacher token that the student has already emitted. C_r are the
@@ -36,13 +37,13 @@ import numpy as np
 from distillation.alignment.base import Aligner, Rows, Targets, finish
 from distillation.alignment.reencoding import reencode
 from distillation.alignment.tables import longest_prefixes, offsets_by_id, prefix_ranges
+from distillation.alignment.teacher_rows import DenseRows, OnlineSoftmax, TeacherRows, logits_at
 from distillation.alignment.vocabularies import Vocabularies, map_specials
 
 if TYPE_CHECKING:
     from torch import Tensor
-
 MAX_ENTRIES = 1 << 22
-"""Entries of ranges, or of rows of the teacher, that are in memory at a time: 16 MiB a float32 tensor."""
+"""Entries of ranges that are in memory at a time: 16 MiB a float32 tensor."""
 
 
 class PrefixAligner(Aligner):
@@ -58,20 +59,49 @@ class PrefixAligner(Aligner):
         """
         import torch
 
+        own_N = torch.arange(len(rows), device=teacher_log_probs_NU.device)
+        return self.targets_of(DenseRows(teacher_log_probs_NU.detach()), own_N, rows)
+
+    def targets_of(self, teacher: TeacherRows, row_N: Tensor, rows: Rows) -> Targets:
+        """See `Aligner.targets_of`.
+
+        Raises:
+            ValueError: a position claims to be further inside its teacher token than that has bytes.
+        """
+        import torch
+
         with torch.no_grad():
-            log_probs_NU = teacher_log_probs_NU.detach().float()
             self._check(rows)
-            num_rows, residual_column = len(rows), self.num_student_rows
-            # One more column than V: the residual bucket.
-            mass = log_probs_NU.new_zeros((num_rows, residual_column + 1))
-            log_total_N = log_probs_NU.new_zeros(num_rows)
-            inside = rows.num_emitted_N > 0
-            if not bool(inside.all()):
-                self._write_boundaries(mass, log_probs_NU)
-                mass[inside] = 0.0
-            self._write_ranges(mass, log_total_N, log_probs_NU, inside.nonzero().squeeze(1), rows)
-            self._move_chain(mass, log_total_N, log_probs_NU, rows)
-            return finish(mass[:, :residual_column], mass[:, residual_column], rows.student_token_N)
+            inside = _Inside(rows, row_N, teacher)
+            logit_N = torch.zeros(len(rows), device=row_N.device)
+            # One more row than V: the residual bucket.
+            mass_VR = torch.zeros(self.num_student_rows + 1, teacher.num_rows, device=row_N.device)
+            softmax = OnlineSoftmax()
+            for columns, logits_uR in teacher.tiles():
+                inside.keep(columns, logits_uR)
+                logit_N = logits_at(columns, logits_uR, rows.teacher_token_N, row_N, logit_N)
+                factor_R = softmax.weigh(logits_uR)
+                if factor_R is not None:
+                    mass_VR *= factor_R
+                mass_VR.index_add_(0, self.tables["first_token"][columns], logits_uR)
+            if softmax.total_R is None or not len(rows):
+                return self._nothing(row_N)
+            mass_VN = mass_VR
+            if teacher.num_rows != len(rows) or not torch.equal(row_N, torch.arange(len(rows)).to(row_N)):
+                mass_VN = mass_VR.index_select(1, row_N)
+            # At a boundary the mass is in units of the softmax's sum, inside a token it adds up to 1.
+            unit_N = softmax.total_R[row_N].masked_fill(inside.is_inside_N, 1.0)
+            log_total_N = softmax.log_total_R[row_N]
+            self._write_ranges(mass_VN, log_total_N, inside, rows)
+            self._move_chain(mass_VN, logit_N - log_total_N, unit_N, rows)
+            written_NV = mass_VN[: self.num_student_rows].T
+            return finish(written_NV, mass_VN[self.num_student_rows], rows.student_token_N, unit_N)
+
+    def _nothing(self, row_N: Tensor) -> Targets:
+        import torch
+
+        none_N = torch.zeros(0, device=row_N.device)
+        return Targets(none_N.new_zeros(0, self.num_student_rows), none_N, none_N > 0)
 
     def _check(self, rows: Rows) -> None:
         token_N = rows.teacher_token_N.long()
@@ -80,57 +110,45 @@ class PrefixAligner(Aligner):
         ):
             raise ValueError("num_emitted is not less than the teacher token's bytes: rows are misaligned")
 
-    def _write_boundaries(self, mass: Tensor, log_probs_NU: Tensor) -> None:
-        """Write all rows as at shared boundaries, where C_r is the whole vocabulary.
-
-        Most rows are at one, and copying those apart would cost more than writing a few in vain.
-        """
-        first_token_U = self.tables["first_token"]
-        step = max(1, MAX_ENTRIES // log_probs_NU.shape[1])
-        for piece, log_probs in zip(mass.split(step), log_probs_NU.split(step), strict=True):
-            piece.scatter_add_(1, first_token_U.expand(len(piece), -1), log_probs.exp())
-
-    def _write_ranges(
-        self, mass: Tensor, log_total_N: Tensor, log_probs_NU: Tensor, index: Tensor, rows: Rows
-    ) -> None:
+    def _write_ranges(self, mass_VN: Tensor, log_total_N: Tensor, inside: _Inside, rows: Rows) -> None:
         """Rows inside a teacher token: C_r is a range of ranks, a different one for each row."""
         import torch
 
+        index = inside.index_i
         if not len(index):
             return
+        mass_VN.index_fill_(1, index, 0.0)
         emitted = rows.num_emitted_N[index].long()
         place = self.tables["offsets"][rows.teacher_token_N[index].long()] + emitted
         lo, hi = self.tables["range_lo"][place].long(), self.tables["range_hi"][place].long()
         for begin, end in _chunks((hi - lo).cumsum(0).tolist()):
             size = hi[begin:end] - lo[begin:end]
-            row_R = torch.repeat_interleave(torch.arange(end - begin, device=size.device), size)
-            first_R = (size.cumsum(0) - size)[row_R]
-            rank_R = torch.arange(len(row_R), device=size.device) - first_R + lo[begin:end][row_R]
-            token_R = self.tables["order"][rank_R].long()
-            value_R = log_probs_NU[index[begin:end][row_R], token_R]
-            top = value_R.new_full((end - begin,), -torch.inf)
-            top = top.scatter_reduce(0, row_R, value_R, "amax").clamp_min(torch.finfo(value_R.dtype).min)
-            share_R = (value_R - top[row_R]).exp()
-            total = torch.zeros_like(top).index_add_(0, row_R, share_R)
+            row_E = torch.repeat_interleave(torch.arange(end - begin, device=size.device), size)
+            first_E = (size.cumsum(0) - size)[row_E]
+            rank_E = torch.arange(len(row_E), device=size.device) - first_E + lo[begin:end][row_E]
+            token_E = self.tables["order"][rank_E].long()
+            value_E = inside.logits_UI[token_E, inside.kept_i[begin:end][row_E]]
+            top = value_E.new_full((end - begin,), -torch.inf)
+            top = top.scatter_reduce(0, row_E, value_E, "amax").clamp_min(torch.finfo(value_E.dtype).min)
+            share_E = (value_E - top[row_E]).exp()
+            total = torch.zeros_like(top).index_add_(0, row_E, share_E)
             log_total_N[index[begin:end]] = top + total.log()
-            share_R /= total.clamp_min(torch.finfo(total.dtype).tiny)[row_R]
-            column_R = self._column(token_R, emitted[begin:end][row_R])
-            flat_R = index[begin:end][row_R] * mass.shape[1] + column_R
-            mass.view(-1).index_add_(0, flat_R, share_R)
+            share_E /= total.clamp_min(torch.finfo(total.dtype).tiny)[row_E]
+            column_E = self._column(token_E, emitted[begin:end][row_E])
+            flat_E = column_E * mass_VN.shape[1] + index[begin:end][row_E]
+            mass_VN.view(-1).index_add_(0, flat_E, share_E)
 
-    def _move_chain(self, mass: Tensor, log_total_N: Tensor, log_probs_NU: Tensor, rows: Rows) -> None:
+    def _move_chain(self, mass_VN: Tensor, log_prob_N: Tensor, unit_N: Tensor, rows: Rows) -> None:
         """Move the value of the realised chain, p(t' | C_r) x p(tail), to the student's real token."""
         import torch
 
-        index_N = torch.arange(len(rows), device=mass.device)
-        teacher_token_N = rows.teacher_token_N.long()
+        index_N = torch.arange(len(rows), device=mass_VN.device)
         tail_N = torch.where(rows.num_tail_N > 0, rows.tail_log_prob_N.float(), 0.0)
-        chain_N = log_probs_NU[index_N, teacher_token_N] - log_total_N + tail_N
-        source_N = self._column(teacher_token_N, rows.num_emitted_N.long())
-        available_N = mass[index_N, source_N]
-        moved_N = chain_N.exp().nan_to_num(0.0).clamp_min(0.0).minimum(available_N)
-        mass[index_N, source_N] = available_N - moved_N
-        mass[index_N, rows.student_token_N.long()] += moved_N
+        source_N = self._column(rows.teacher_token_N.long(), rows.num_emitted_N.long())
+        available_N = mass_VN[source_N, index_N]
+        moved_N = ((log_prob_N + tail_N).exp() * unit_N).nan_to_num(0.0).clamp_min(0.0).minimum(available_N)
+        mass_VN[source_N, index_N] = available_N - moved_N
+        mass_VN[rows.student_token_N.long(), index_N] += moved_N
 
     def _column(self, token: Tensor, emitted: Tensor) -> Tensor:
         """Return the column that what is left of `token` after `emitted` bytes is written to."""
@@ -139,6 +157,23 @@ class PrefixAligner(Aligner):
         phi = self.tables["phi"][self.tables["offsets"][token] + emitted].long()
         column = torch.where(phi < 0, self.num_student_rows, phi)
         return torch.where(emitted == 0, self.tables["first_token"][token], column)
+
+
+class _Inside:
+    """The positions inside of a teacher token, with the logits of their rows: ranges need single columns."""
+
+    def __init__(self, rows: Rows, row_N: Tensor, teacher: TeacherRows) -> None:
+        import torch
+
+        self.is_inside_N = rows.num_emitted_N > 0
+        self.index_i = self.is_inside_N.nonzero().squeeze(1)
+        self.row_I, self.kept_i = row_N[self.index_i].unique(return_inverse=True)
+        self.logits_UI = torch.empty(teacher.num_columns, len(self.row_I), device=row_N.device)
+
+    def keep(self, columns: slice, logits_uR: Tensor) -> None:
+        """Keep what is needed of a tile."""
+        if len(self.row_I):
+            self.logits_UI[columns] = logits_uR.index_select(1, self.row_I)
 
 
 def _chunks(cumulative: list[int]) -> Iterator[tuple[int, int]]:

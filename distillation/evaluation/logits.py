@@ -46,6 +46,20 @@ class LogitsReader:
         return int(self.head.weight.shape[0] if self.head is not None else self.model.config.vocab_size)
 
     @property
+    def plain_head(self) -> Any:
+        """The output layer where it is no more than its weight and bias, whose rows may be used alone.
+
+        None where logits are not made by it, where it is quantised or adapted, or where something moves its
+        weights in when it is called.
+        """
+        import torch
+
+        if not self.is_split or type(self.head) is not torch.nn.Linear:
+            return None
+        is_hooked = hasattr(self.head, "_hf_hook") or self.head._forward_hooks or self.head._forward_pre_hooks
+        return None if is_hooked or self.head.weight.is_meta else self.head
+
+    @property
     def chunk_size(self) -> int:
         """Positions whose float32 logits may exist at a time."""
         return max(1, CHUNK_ELEMENTS // self.num_rows)

@@ -65,7 +65,7 @@ class Chunk:
     @functools.cached_property
     def cross_entropy_n(self) -> Tensor:
         """Cross-entropy on the text, float32 (n,)."""
-        return torch.nn.functional.cross_entropy(self.logits_nV, self.labels_n, reduction="none")
+        return -self.log_probs().gather(1, self.labels_n[:, None]).squeeze(1)
 
 
 class BatchView:

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 ChunkLoss = Callable[[tuple[Tensor, ...], slice], tuple[Tensor, Tensor]]
 """(logits_nV float32 of each layer, which positions) -> (loss, summed over the chunk; any statistics)."""
+LEAST_LOGIT = -1e4
 
 
 @dataclass(frozen=True)
@@ -36,23 +37,73 @@ class OutputLayer:
     weight_VD: Tensor | None = None
     bias_V: Tensor | None = None
 
+    def in_compute_format(self) -> OutputLayer:
+        """Return the layer in the number format of its products: autocast's, else the hidden states'."""
+        kind = self.hidden_ND.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.hidden_ND.dtype
+        if self.weight_VD is None:
+            return self
+        bias_V = None if self.bias_V is None else self.bias_V.to(dtype)
+        return OutputLayer(self.hidden_ND.to(dtype), self.weight_VD.to(dtype), bias_V)
+
     def logits(self, chunk: slice) -> Tensor:
-        """Return float32 logits (n, V); the product runs in the hidden states' number format."""
-        return _output_layer(self.hidden_ND[chunk], self.weight_VD, self.bias_V)
+        """Return float32 logits (n, V)."""
+        if self.weight_VD is None:
+            return self.hidden_ND[chunk].float()
+        return torch.nn.functional.linear(self.hidden_ND[chunk], self.weight_VD, self.bias_V).float()
+
+    @torch.no_grad()
+    def logits_by_row(self, chunk: slice) -> Tensor:
+        """Return float32 logits (V, n), without a graph, the caller's own to overwrite."""
+        hidden_nD = self.hidden_ND[chunk]
+        if self.weight_VD is None:
+            logits_Vn = hidden_nD.T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+            # Some models exclude a column by minus infinity, which times a probability of 0 is no number.
+            return logits_Vn.clamp_min_(LEAST_LOGIT)
+        logits_Vn = (self.weight_VD @ hidden_nD.T).float()
+        return logits_Vn if self.bias_V is None else logits_Vn.add_(self.bias_V[:, None])
+
+
+class ChunkGradients(NamedTuple):
+    """What is kept of a chunk."""
+
+    loss: Tensor
+    """Summed over the chunk's positions."""
+    statistics: Tensor
+    """Numbers to log, summed over the chunks."""
+    by_layer: Sequence[Tensor | None]
+    """Gradient by each layer's logits, (n, V); None where there is none."""
+
+
+GradientsOfChunk = Callable[[Sequence[OutputLayer], slice], ChunkGradients]
+"""(all output layers, which positions) -> loss and gradients."""
 
 
 def chunked_output_loss(
-    layers: Sequence[OutputLayer], loss_of_chunk: ChunkLoss, chunks: Sequence[slice]
+    layers: Sequence[OutputLayer], gradients_of_chunk: GradientsOfChunk, chunks: Sequence[slice]
 ) -> tuple[Tensor, Tensor]:
-    """Return (loss, statistics): `loss_of_chunk` summed over `chunks` of positions.
+    """Return (loss, statistics), summed over `chunks` of positions.
 
     Args:
         layers: output layers over the same N positions; gradients reach all of their tensors.
-        loss_of_chunk: what to compute from a chunk's logits; it must not keep them.
+        gradients_of_chunk: what to compute of a chunk; `by_autograd` makes it of a loss.
         chunks: slices that cover the positions once; see `even_chunks`.
     """
     tensors = [tensor for layer in layers for tensor in (layer.hidden_ND, layer.weight_VD, layer.bias_V)]
-    return _ChunkedOutputLoss.apply(loss_of_chunk, tuple(chunks), *tensors)  # type: ignore[no-any-return]
+    return _ChunkedOutputLoss.apply(gradients_of_chunk, tuple(chunks), *tensors)  # type: ignore[no-any-return]
+
+
+def by_autograd(loss_of_chunk: ChunkLoss) -> GradientsOfChunk:
+    """Return how to get the gradients of a loss that is written as tensor operations and keeps no logits."""
+
+    def gradients(layers: Sequence[OutputLayer], chunk: slice) -> ChunkGradients:
+        with torch.enable_grad():
+            leaves = tuple(layer.logits(chunk).detach().requires_grad_() for layer in layers)
+            loss, statistics = loss_of_chunk(leaves, chunk)
+            by_layer = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else ()
+        return ChunkGradients(loss.detach(), statistics.detach(), by_layer or [None] * len(leaves))
+
+    return gradients
 
 
 def even_chunks(num_positions: int, chunk_size: int) -> list[slice]:
@@ -79,23 +130,22 @@ def chunks_at(ends: Sequence[int], chunk_size: int) -> list[slice]:
 class _ChunkedOutputLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, loss_of_chunk: ChunkLoss, chunks: tuple[slice, ...], *tensors: Tensor | None
+        ctx: Any, gradients_of_chunk: GradientsOfChunk, chunks: tuple[slice, ...], *tensors: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        layers = [_LayerGradients(*three) for three in _triples(tensors, ctx.needs_input_grad[2:])]
+        # Products are in the formats chosen here; autocast would turn sums in float32 back.
+        sums = [_LayerGradients(*three) for three in _triples(tensors, ctx.needs_input_grad[2:])]
+        layers = [one.layer for one in sums]
         losses, statistics = [], []
-        for chunk in chunks:
-            with torch.enable_grad():
-                leaves = tuple(layer.layer.logits(chunk).detach().requires_grad_() for layer in layers)
-                loss, statistic = loss_of_chunk(leaves, chunk)
-                wanted = [leaf for leaf, layer in zip(leaves, layers, strict=True) if layer.is_wanted]
-                grads = iter(torch.autograd.grad(loss, wanted, allow_unused=True) if wanted else ())
-            losses.append(loss.detach())
-            statistics.append(statistic.detach())
-            for layer in layers:
-                grad_nV = next(grads) if layer.is_wanted else None
-                if grad_nV is not None:
-                    layer.add(grad_nV, chunk)
-        ctx.save_for_backward(*(grad for layer in layers for grad in layer.gradients))
+        with torch.autocast(layers[0].hidden_ND.device.type, enabled=False):
+            for chunk in chunks:
+                found = gradients_of_chunk(layers, chunk)
+                losses.append(found.loss)
+                statistics.append(found.statistics)
+                for one, gradient_nV in zip(sums, found.by_layer, strict=True):
+                    if gradient_nV is not None:
+                        one.add(gradient_nV, chunk)
+                del found, gradient_nV  # else the next chunk's logits would lie beside this one's gradient
+        ctx.save_for_backward(*(gradient for one in sums for gradient in one.gradients))
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in tensors]
         return torch.stack(losses).sum(), torch.stack(statistics).sum(0)
 
@@ -115,8 +165,7 @@ class _LayerGradients:
     def __init__(self, tensors: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> None:
         hidden_ND, weight_VD, bias_V = tensors
         assert hidden_ND is not None
-        self.layer = OutputLayer(hidden_ND, weight_VD, bias_V)
-        self.is_wanted = any(needs)
+        self.layer = OutputLayer(hidden_ND, weight_VD, bias_V).in_compute_format()
         self.hidden_ND = torch.zeros_like(hidden_ND) if needs[0] else None
         # The weights' gradient sums over many chunks: in float32 whatever the weights are.
         self.weight_VD = _zeros_float32(weight_VD) if needs[1] else None
@@ -132,16 +181,13 @@ class _LayerGradients:
         if self.bias_V is not None:
             self.bias_V += grad_nV.sum(0)
         grad_nV = grad_nV.to(hidden_nD.dtype)
-        with torch.autocast(hidden_nD.device.type, enabled=False):
-            if self.hidden_ND is not None:
-                self.hidden_ND[chunk] = (
-                    grad_nV if weight_VD is None else grad_nV @ weight_VD.to(hidden_nD.dtype)
-                )
-            if self.weight_VD is not None:
-                if self.weight_VD.dtype == hidden_nD.dtype:
-                    torch.addmm(self.weight_VD, grad_nV.T, hidden_nD, out=self.weight_VD)
-                else:
-                    self.weight_VD += grad_nV.T @ hidden_nD
+        if self.hidden_ND is not None:
+            self.hidden_ND[chunk] = grad_nV if weight_VD is None else grad_nV @ weight_VD
+        if self.weight_VD is not None:
+            if self.weight_VD.dtype == hidden_nD.dtype:
+                torch.addmm(self.weight_VD, grad_nV.T, hidden_nD, out=self.weight_VD)
+            else:
+                self.weight_VD += grad_nV.T @ hidden_nD
 
 
 def _triples(
@@ -149,14 +195,6 @@ def _triples(
 ) -> Iterator[tuple[tuple[Tensor | None, ...], tuple[bool, ...]]]:
     for begin in range(0, len(tensors), 3):
         yield tensors[begin : begin + 3], needs[begin : begin + 3]
-
-
-def _output_layer(hidden_nD: Tensor, weight_VD: Tensor | None, bias_V: Tensor | None) -> Tensor:
-    if weight_VD is None:
-        return hidden_nD.float()
-    with torch.autocast(hidden_nD.device.type, enabled=False):
-        bias = None if bias_V is None else bias_V.to(hidden_nD.dtype)
-        return torch.nn.functional.linear(hidden_nD, weight_VD.to(hidden_nD.dtype), bias).float()
 
 
 def _zeros_float32(like: Tensor | None) -> Tensor | None:

@@ -26,23 +26,22 @@ import torch
 from torch import Tensor, nn
 
 from distillation.config import DIVERGENCES, ObjectiveSettings
-from distillation.objectives.batch import BatchView, Chunk, StudentOutput
+from distillation.objectives.batch import BatchView, StudentOutput
 from distillation.objectives.cached import CachedTargets
-from distillation.objectives.chunked import chunked_output_loss, chunks_at, even_chunks
-from distillation.objectives.divergences import divergence
 from distillation.objectives.gold import GoldTerm
 from distillation.objectives.layers import attention_loss, hidden_loss
 from distillation.objectives.likelihood import LikelihoodTerm
+from distillation.objectives.logit_terms import LogitTerms
 from distillation.objectives.targets import TargetSource
 from distillation.objectives.uld import UldTerm
+from distillation.probing.device import free_memory
+from distillation.probing.memory import AUTOGRAD_TENSORS, SORTED_TENSORS, chunk_positions
 from distillation.teacher.cached import CachedTeacher
 
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
     from distillation.teacher.live import LiveTeacher
 
-CHUNK_ELEMENTS = 1 << 25
-"""Logits of teacher and student, with their gradients, that may exist at a time: 128 MiB in float32."""
 FIXED_STATISTICS = ("num_tokens", "num_targets", "residual", "companion")
 
 
@@ -75,6 +74,7 @@ class DistillationObjective:
         self.teacher = teacher
         self.modules = nn.ModuleDict() if modules is None else modules
         self.tables = dict(tables or {})
+        self._chunk_sizes: dict[int, int] = {}
         self.progress = 0.0
         """Share of the training that is done: decides the stage of a schedule."""
         # The cross-entropy is always measured, whatever its weight.
@@ -114,7 +114,7 @@ class DistillationObjective:
         weights = active if only is None else {only: active[only]}
         layers = (self.needs_hidden_states, self.needs_attentions)
         view = BatchView(batch, student, self.teacher, layers)
-        loss, statistics = _LogitTerms(self, view, weights).loss()
+        loss, statistics = LogitTerms(self, view, weights).loss()
         found = dict(zip(self.statistic_names, statistics, strict=True))
         for name in ("hidden", "attention"):
             if name in weights:
@@ -124,15 +124,22 @@ class DistillationObjective:
         num_tokens = view.labels_N.numel() if num_items is None else num_items
         return loss / num_tokens, torch.stack([found[name].float() for name in self.statistic_names])
 
-    def chunk_size(self, num_student_rows: int) -> int:
-        """Return how many positions fit into `CHUNK_ELEMENTS` logits."""
+    def chunk_size(self, view: BatchView, num_tensors: int = AUTOGRAD_TENSORS) -> int:
+        """Return at how many positions logits exist at a time; chosen once, by what is free at the time.
+
+        Args:
+            view: a batch, for the vocabularies and the device.
+            num_tensors: float32 (n, V) that are held for a chunk.
+        """
         if self.settings.chunk_size is not None:
             return self.settings.chunk_size
-        # Student: logits, log-probabilities, target, gradient. Teacher: logits and log-probabilities.
-        elements = 4 * num_student_rows
-        if self.teacher is not None:
-            elements += 2 * self.teacher.num_rows
-        return max(32, CHUNK_ELEMENTS // elements)
+        if num_tensors not in self._chunk_sizes:
+            device = view.labels_N.device.type
+            numbers = num_tensors * view.student.num_rows
+            if self.teacher is not None and {"uld", "gold"} & self.settings.terms.active.keys():
+                numbers += SORTED_TENSORS * self.teacher.num_rows
+            self._chunk_sizes[num_tensors] = chunk_positions(numbers, device, free_memory(device)[0])
+        return self._chunk_sizes[num_tensors]
 
     def term(self, name: str, view: BatchView) -> LikelihoodTerm | UldTerm | GoldTerm:
         """Return one of the terms `likelihood`, `uld`, `gold` for a batch."""
@@ -142,7 +149,7 @@ class DistillationObjective:
         if name == "gold":
             return GoldTerm(view, tables["matched"], settings.gold.beta, settings.temperature)
         boundaries = (tables["boundary_U"], tables["boundary_V"])
-        return LikelihoodTerm(view, settings.likelihood, boundaries, self.chunk_size(view.student.num_rows))
+        return LikelihoodTerm(view, settings.likelihood, boundaries, self.chunk_size(view))
 
     def target_source(self, view: BatchView) -> TargetSource | CachedTargets:
         """Return the targets of a batch, by the aligner of the current stage or from the cache."""
@@ -169,79 +176,3 @@ class DistillationObjective:
 def stage_suffix(stage: int) -> str:
     """Return what the collator puts behind the names of a schedule's stage; nothing for the first."""
     return "" if stage == 0 else f"_{stage}"
-
-
-class _LogitTerms:
-    """The terms that read logits, for one batch."""
-
-    def __init__(
-        self, objective: DistillationObjective, view: BatchView, weights: Mapping[str, float]
-    ) -> None:
-        self.objective, self.view, self.weights = objective, view, weights
-        self.divergences = [name for name in DIVERGENCES if name in weights]
-        self.source = objective.target_source(view) if self.divergences else None
-        names = [name for name in ("likelihood", "uld", "gold") if name in weights]
-        self.terms = {name: objective.term(name, view) for name in names}
-
-    def loss(self) -> tuple[Tensor, Tensor]:
-        """Return the weighted sum over all positions, and the statistics as `statistic_names` names them."""
-        view = self.view
-        layers = [view.layer]
-        if self.source is not None and self.source.companion_layer is not None:
-            layers.append(self.source.companion_layer)
-        size = self.objective.chunk_size(view.student.num_rows)
-        chunks = even_chunks(len(view.labels_N), size)
-        if "gold" in self.terms:
-            chunks = chunks_at(_ends_of_groups(view.group_N), size)
-        return chunked_output_loss(layers, self._loss_of_chunk, chunks)
-
-    def _loss_of_chunk(self, logits: tuple[Tensor, ...], positions: slice) -> tuple[Tensor, Tensor]:
-        chunk = Chunk(logits[0], positions, self.view.labels_N[positions])
-        cross_entropy = chunk.cross_entropy_n.sum()
-        total = self.weights.get("cross_entropy", 0.0) * cross_entropy
-        found = dict.fromkeys(self.objective.statistic_names, torch.zeros_like(total))
-        found["num_tokens"] = found["count.cross_entropy"] = torch.full_like(total, len(chunk.labels_n))
-        found["sum.cross_entropy"] = cross_entropy
-        if self.source is not None:
-            total = total + self._divergences(chunk, logits[1:], found)
-        for name, term in self.terms.items():
-            value, count = term(chunk)
-            total = total + self.weights[name] * value
-            found |= {f"sum.{name}": value, f"count.{name}": count}
-        return total, torch.stack([found[name].detach() for name in self.objective.statistic_names])
-
-    def _divergences(
-        self, chunk: Chunk, companion_logits: tuple[Tensor, ...], found: dict[str, Tensor]
-    ) -> Tensor:
-        """Return the weighted divergences of a chunk, and note in `found` what they are."""
-        assert self.source is not None
-        settings = self.objective.settings
-        targets = self.source.of_chunk(chunk.positions, *companion_logits)
-        log_student_mV = targets.student(self._log_student(chunk, settings.temperature)[targets.index_m])
-        count = torch.full_like(targets.companion_loss, len(targets.index_m))
-        found["num_targets"], found["residual"] = count, targets.residual_m.sum()
-        found["companion"] = targets.companion_loss
-        total = targets.companion_loss
-        for name in self.divergences:
-            value = divergence(name, targets.target_mV, log_student_mV, settings.skew).sum()
-            total = total + self.weights[name] * settings.temperature**2 * value
-            found |= {f"sum.{name}": value, f"count.{name}": count}
-        has_no_target_n = torch.ones_like(chunk.cross_entropy_n).index_fill(0, targets.index_m, 0.0)
-        fallback = sum(self.weights[name] for name in self.divergences)
-        return total + fallback * (has_no_target_n * chunk.cross_entropy_n).sum()
-
-    def _log_student(self, chunk: Chunk, temperature: float) -> Tensor:
-        assert self.source is not None
-        support_V = self.source.aligner.student_support_V
-        if support_V is None:
-            return chunk.log_probs(temperature)
-        return (chunk.logits_nV.masked_fill(~support_V, -torch.inf) / temperature).log_softmax(-1)
-
-
-def _ends_of_groups(group_N: Tensor) -> list[int]:
-    """Return where chunks may end: after the last position of each group."""
-    if not len(group_N):
-        return [0]
-    ends = torch.ones_like(group_N, dtype=torch.bool)
-    ends[:-1] = (group_N[1:] != group_N[:-1]) | (group_N[1:] < 0)
-    return (ends.nonzero().squeeze(1) + 1).tolist()

@@ -133,8 +133,9 @@ def _loss_and_derivative(
 def _student_log_probs(view: BatchView, boundary_V: Tensor, chunk_size: int) -> tuple[Tensor, Tensor]:
     """Return float32 (N,) twice: of the text's own tokens, and that the token begins a new word."""
     tokens, boundaries = [], []
+    layer = view.layer.in_compute_format()
     for chunk in even_chunks(len(view.labels_N), chunk_size):
-        log_probs_nV = view.layer.logits(chunk).log_softmax(-1)
+        log_probs_nV = layer.logits(chunk).log_softmax(-1)
         tokens.append(log_probs_nV.gather(1, view.labels_N[chunk][:, None]).squeeze(1))
         boundaries.append(log_probs_nV[:, boundary_V].logsumexp(1))
     return torch.cat(tokens), torch.cat(boundaries)

@@ -105,23 +105,28 @@ class TargetSource:
 
     @torch.no_grad()
     def _from_log_probs(self, chosen_m: Tensor) -> Targets:
-        states_mD = self.view.teacher_states_MD[self.row_N[chosen_m]]
-        log_probs_mU = self.view.teacher.log_probs(states_mD, self.temperature)
-        rows = Rows(**{name: value[chosen_m] for name, value in vars(self.rows).items()})
-        return self.aligner.targets(log_probs_mU, rows)
+        # Positions inside of one teacher token share its row.
+        row_R, own_m = self.row_N[chosen_m].unique(return_inverse=True)
+        teacher = self.view.teacher.rows(self.view.teacher_states_MD[row_R], self.temperature)
+        return self.aligner.targets_of(teacher, own_m, self.rows[chosen_m])
 
     def _tails(self, num_tail_N: Tensor) -> Tensor:
         """Return the summed log-probability of the teacher tokens that each student token runs on into."""
         view, row_N = self.view, self.row_N
         tail_N = torch.zeros(len(row_N), dtype=torch.float32, device=row_N.device)
-        num_tail_N = torch.where(row_N >= 0, num_tail_N, 0)
-        owner_R = torch.repeat_interleave(torch.arange(len(row_N), device=row_N.device), num_tail_N)
+        owner_R, row_R = tail_rows(row_N, num_tail_N)
         if len(owner_R) == 0:
             return tail_N
-        first_R = (num_tail_N.cumsum(0) - num_tail_N)[owner_R]
-        step_R = torch.arange(len(owner_R), device=row_N.device) - first_R + 1
-        row_R = row_N[owner_R] + step_R
         log_prob_R = view.teacher.token_log_probs(
             view.teacher_states_MD[row_R], view.teacher_labels_M[row_R], self.temperature
         )
         return tail_N.index_add_(0, owner_R, log_prob_R)
+
+
+def tail_rows(row_N: Tensor, num_tail_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (position, row of the teacher) of each teacher token that a student token runs on into."""
+    num_tail_N = torch.where(row_N >= 0, num_tail_N, 0)
+    owner_R = torch.repeat_interleave(torch.arange(len(row_N), device=row_N.device), num_tail_N)
+    first_R = (num_tail_N.cumsum(0) - num_tail_N)[owner_R]
+    step_R = torch.arange(len(owner_R), device=row_N.device) - first_R + 1
+    return owner_R, row_N[owner_R] + step_R

@@ -19,7 +19,15 @@ from pydantic import BaseModel, ConfigDict
 from distillation.probing.architecture import ArchitectureProbe
 
 BYTES_PER_NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
-_CHUNK_BYTES = 128 * 2**20
+CHUNK_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
+"""The most that the logits of a chunk may take, by kind of device. More gains no speed on a processor."""
+FREE_SHARE = 8
+"""A chunk takes at most this part of what is free."""
+CLOSED_FORM_TENSORS, AUTOGRAD_TENSORS = 4, 8
+"""Float32 tensors (positions, student vocabulary) that a chunk counts with: target, logits and what moves
+between them; with autograd also probabilities and gradients."""
+SORTED_TENSORS = 4
+"""The same over the teacher's vocabulary, for terms that sort whole rows of it."""
 
 
 class MemoryEstimate(BaseModel):
@@ -34,7 +42,7 @@ class MemoryEstimate(BaseModel):
     teacher_weights: int
     teacher_activations: int
     logits: int
-    """The chunk of positions whose two distributions exist at a time."""
+    """The chunk of positions whose target and logits exist at a time, and the output layer's gradient."""
     free: int
 
     @property
@@ -54,6 +62,18 @@ class MemoryEstimate(BaseModel):
         return max(parts, key=lambda name: parts[name])
 
 
+def chunk_positions(num_numbers: int, device: str, free: int) -> int:
+    """Return how many positions of `num_numbers` float32 numbers each make a chunk, a multiple of 32.
+
+    Args:
+        num_numbers: that exist for a position at a time.
+        device: kind of device.
+        free: bytes.
+    """
+    budget = min(CHUNK_BYTES.get(device, CHUNK_BYTES["cpu"]), free // FREE_SHARE)
+    return max(32, budget // (4 * num_numbers) // 32 * 32)
+
+
 def estimate_memory(
     teacher: ArchitectureProbe | None,
     student: ArchitectureProbe,
@@ -64,25 +84,24 @@ def estimate_memory(
     batch_size: int,
     max_length: int,
     chunk_size: int | None = None,
+    device: str = "cpu",
     gradient_checkpointing: bool = False,
 ) -> MemoryEstimate:
     """Return the memory of one training step of `student` under `teacher` (None: training on text alone).
 
-    `free` is in bytes, `batch_size` in windows, `max_length` in tokens, `chunk_size` in positions (None:
-    about 128 MB of logits).
+    `free` is in bytes, `batch_size` in windows, `max_length` in tokens, `chunk_size` in positions (None: as
+    many as training would choose).
     """
     size = BYTES_PER_NUMBER[student_dtype]
     tokens = batch_size * max_length
-    num_columns = student.num_output_rows + (teacher.num_output_rows if teacher else 0)
-    chunk = chunk_size or max(1, _CHUNK_BYTES // (4 * num_columns))
-    chunk = min(chunk, tokens)
+    numbers = CLOSED_FORM_TENSORS * student.num_output_rows
+    chunk = min(chunk_size or chunk_positions(numbers, device, free), tokens)
     per_layer = _numbers_per_token(student)
     kept = student.num_layers * (student.width if gradient_checkpointing else per_layer)
     whole = per_layer if gradient_checkpointing else 0
     teacher_size = BYTES_PER_NUMBER[teacher_dtype]
-    # In fp32: logits, log-probabilities, target and gradient of the student; logits, log-probabilities and
-    # one temporary of the teacher.
-    logits = 4 * chunk * (4 * student.num_output_rows + (3 * teacher.num_output_rows if teacher else 0))
+    # The gradient of the output weights adds up in float32, beside the one that the optimiser reads.
+    logits = 4 * (chunk * numbers + student.num_output_rows * student.width)
     return MemoryEstimate(
         student_weights=student.num_parameters * size,
         gradients=student.num_parameters * size,

@@ -198,8 +198,9 @@ def _compare(
             f"parameters, more than the teacher's {teacher.num_parameters:,}: are the two swapped?"
         )
     training, dtype = settings.training, settings.models.student.dtype
+    runs_beside = settings.objective.uses_teacher and settings.cache is None
     need = estimate_memory(
-        teacher if settings.objective.uses_teacher else None,
+        teacher if runs_beside else None,
         student,
         free=free_memory(device)[0],
         teacher_dtype=choose_dtype(settings.models.teacher.dtype, device, name="models.teacher.dtype"),
@@ -207,6 +208,7 @@ def _compare(
         batch_size=training.batch_size,
         max_length=training.max_length,
         chunk_size=settings.objective.chunk_size,
+        device=device.partition(":")[0],
         gradient_checkpointing=training.gradient_checkpointing,
     )
     if not need.fits:

@@ -1,17 +1,27 @@
 """The live teacher: runs beside the student, without gradients, and forms only the logits that are asked for.
 
-Legend, at the end of names: B windows, S teacher positions, D width, n rows, U teacher vocabulary.
+Legend, at the end of names: B windows, S teacher positions, D width, n or R rows, U teacher vocabulary, u
+columns of a tile.
 """
 
 # ruff: noqa: N802, N815 - the shape suffixes stand in field names too.
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from distillation.alignment.teacher_rows import (
+    DenseRows,
+    OnlineSoftmax,
+    TeacherRows,
+    column_slices,
+    logits_at,
+    tile_columns,
+)
 from distillation.evaluation.logits import LogitsReader
 
 if TYPE_CHECKING:
@@ -68,30 +78,70 @@ class LiveTeacher:
         states_BSD = outputs.last_hidden_state if self.reader.is_split else outputs.logits
         return TeacherOutput(states_BSD, tuple(outputs.hidden_states), tuple(outputs.attentions or ()))
 
+    def rows(self, states_RD: Tensor, temperature: float = 1.0) -> LiveRows:
+        """Return rows of `states` as an aligner reads them; nothing is computed yet."""
+        return LiveRows(self.reader, states_RD, temperature)
+
     @torch.no_grad()
     def log_probs(self, states_nD: Tensor, temperature: float = 1.0) -> Tensor:
         """Return float32 log-probabilities (n, U) of rows of `states`."""
         logits_nU = self.reader.logits(states_nD)
         return (logits_nU if temperature == 1.0 else logits_nU / temperature).log_softmax(-1)
 
-    @torch.no_grad()
     def token_log_probs(self, states_nD: Tensor, tokens_n: Tensor, temperature: float = 1.0) -> Tensor:
-        """Return float32 (n,): the log-probability of one token a row, `chunk_size` rows at a time."""
-        parts = [
-            self.log_probs(states, temperature).gather(1, tokens[:, None]).squeeze(1)
-            for states, tokens in zip(
-                states_nD.split(self.reader.chunk_size), tokens_n.split(self.reader.chunk_size), strict=True
-            )
-        ]
-        return torch.cat(parts)
+        """Return float32 (n,): the log-probability of one token a row, without whole rows of logits."""
+        nothing_U = torch.zeros(0, dtype=torch.bool, device=tokens_n.device)
+        return self._token_and_set(states_nD, tokens_n, nothing_U, temperature)[:, 0]
 
-    @torch.no_grad()
     def token_and_set_log_probs(self, states_nD: Tensor, tokens_n: Tensor, member_U: Tensor) -> Tensor:
         """Return float32 (n, 2): the log-probability of one token a row, and that of a set, bool (U,)."""
-        ids = member_U.nonzero().squeeze(1)
-        size, parts = self.reader.chunk_size, []
-        for states, tokens in zip(states_nD.split(size), tokens_n.split(size), strict=True):
-            log_probs = self.log_probs(states)
-            token = log_probs.gather(1, tokens[:, None]).squeeze(1)
-            parts.append(torch.stack([token, log_probs.index_select(1, ids).logsumexp(1)], dim=1))
-        return torch.cat(parts)
+        return self._token_and_set(states_nD, tokens_n, member_U, 1.0)
+
+    @torch.no_grad()
+    def _token_and_set(
+        self, states_nD: Tensor, tokens_n: Tensor, member_U: Tensor, temperature: float
+    ) -> Tensor:
+        own_n = torch.arange(len(tokens_n), device=tokens_n.device)
+        logit_n, set_n = torch.zeros(2, len(tokens_n), device=tokens_n.device)
+        softmax = OnlineSoftmax()
+        for columns, logits_un in self.rows(states_nD, temperature).tiles():
+            logit_n = logits_at(columns, logits_un, tokens_n, own_n, logit_n)
+            factor_n = softmax.weigh(logits_un)
+            set_n = set_n if factor_n is None else set_n * factor_n
+            members = member_U[columns].nonzero().squeeze(1)
+            set_n = set_n + logits_un.index_select(0, members).sum(0)
+        # A set without any mass has a small logarithm, not none: it is subtracted and multiplied with later.
+        least = torch.finfo(set_n.dtype).tiny
+        log_set_n = (set_n / softmax.total_R).clamp_min(least).log()
+        return torch.stack([logit_n - softmax.log_total_R, log_set_n], dim=1)
+
+
+class LiveRows(TeacherRows):
+    """The output layer over some of the teacher's states, computed when it is read."""
+
+    def __init__(self, reader: LogitsReader, states_RD: Tensor, temperature: float) -> None:
+        self.reader, self.states_RD, self.temperature = reader, states_RD, temperature
+        self.num_rows, self.num_columns = len(states_RD), reader.num_rows
+
+    @torch.no_grad()
+    def tiles(self) -> Iterator[tuple[slice, Tensor]]:
+        """See `TeacherRows.tiles`."""
+        linear = self.reader.plain_head
+        if linear is None:
+            yield from DenseRows(self._softened(self.reader.logits(self.states_RD))).tiles()
+            return
+        # The weights in front: a product of long columns, faster than one of long rows on a processor.
+        states_DR = self.states_RD.to(linear.weight.dtype).T.contiguous()
+        for columns in column_slices(self.num_columns, tile_columns(states_DR, self.num_rows)):
+            logits_uR = (linear.weight[columns] @ states_DR).float()
+            if linear.bias is not None:
+                logits_uR += linear.bias[columns, None]
+            yield columns, self._softened(logits_uR)
+
+    @torch.no_grad()
+    def log_probs(self, index_k: Tensor) -> Tensor:
+        """See `TeacherRows.log_probs`."""
+        return self._softened(self.reader.logits(self.states_RD[index_k])).log_softmax(-1)
+
+    def _softened(self, logits: Tensor) -> Tensor:
+        return logits if self.temperature == 1.0 else logits / self.temperature

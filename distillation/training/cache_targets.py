@@ -7,6 +7,7 @@ with a target, E entries, P positions of the dense slice, V student vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +141,9 @@ class TargetWriter:
         source = TargetSource(view, self.aligner, self.temperature)
         elements = 3 * self.aligner.num_student_rows + 2 * self.teacher.num_rows
         for chunk in even_chunks(len(view.labels_N), max(32, CHUNK_ELEMENTS // elements)):
-            yield chunk, source.of_chunk(chunk)
+            targets = source.of_chunk(chunk)
+            # Rows are sorted and added up next, one by one.
+            yield chunk, replace(targets, target_mV=targets.target_mV.contiguous())
 
     def _uniform(self, keys: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
         """Return float64 (B, T): a number a position, by the cache's seed, the window and the position."""

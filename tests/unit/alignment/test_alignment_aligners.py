@@ -27,11 +27,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from distillation.alignment import build_aligner, load_aligner, prefix
+from distillation.alignment import base, build_aligner, load_aligner, prefix
 from distillation.alignment.base import Aligner, Rows
 from distillation.alignment.build import ALIGNERS as ALL_ALIGNERS
 from distillation.alignment.pairs import EncodedPair, PairEncoder
 from distillation.alignment.spans import Alignment
+from distillation.alignment.teacher_rows import DenseRows
 from distillation.alignment.token_bytes import tokens_as_bytes
 from distillation.alignment.vocabularies import map_specials
 from distillation.errors import AlignmentError
@@ -217,6 +218,24 @@ def test_prefix_on_trained_tokenizers_equals_the_definition(trained: tuple[Token
     assert (rows.num_tail_N > 0).sum() >= 20
     log_probs = random_log_probs(len(rows), aligner.num_teacher_rows, 1)
     assert_targets_equal(aligner, slow_prefix(student, teacher, aligner.num_student_rows), rows, log_probs)
+
+
+@pytest.mark.parametrize("strategy", ALIGNERS)
+@pytest.mark.parametrize("tile_size", [3, 1000])
+def test_rows_that_positions_share_are_read_once(
+    trained: tuple[Tokenizer, Tokenizer], monkeypatch: Any, strategy: str, tile_size: int
+) -> None:
+    aligner = built(strategy, *trained)
+    rows = positions(aligner, *trained)[:90]
+    monkeypatch.setattr(base, "ROW_ENTRIES", 20 * aligner.num_teacher_rows)
+    row_N = torch.arange(len(rows)) // 3
+    logits_RU = 5 * random_log_probs(30, aligner.num_teacher_rows, 4)
+    logits_RU[:10, aligner.num_teacher_rows // 2 :] += 200.0  # moves the reference of a softmax in tiles
+    found = aligner.targets_of(DenseRows(logits_RU, tile_size), row_N, rows)
+    expected = aligner.targets(logits_RU.log_softmax(-1)[row_N], rows)
+    for name in ("probabilities_NV", "residual_N"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-6)
+    assert torch.equal(found.usable_N, expected.usable_N)
 
 
 def test_small_chunks_change_nothing(trained: tuple[Tokenizer, Tokenizer], monkeypatch: Any) -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distillation.objectives.chunked import OutputLayer, chunked_output_loss, chunks_at, even_chunks
+from distillation.objectives.chunked import (
+    OutputLayer,
+    by_autograd,
+    chunked_output_loss,
+    chunks_at,
+    even_chunks,
+)
 
 
 def loss_pieces(labels: torch.Tensor):
@@ -30,7 +36,9 @@ def test_equals_the_dense_loss(chunk_size: int, with_bias: bool) -> None:
     dense, statistics = loss_pieces(labels)((torch.nn.functional.linear(hidden, weight, bias),), slice(0, 13))
     expected = torch.autograd.grad(3 * dense, leaves)
     loss, summed = chunked_output_loss(
-        [OutputLayer(hidden, weight, bias)], loss_pieces(labels), even_chunks(len(hidden), chunk_size)
+        [OutputLayer(hidden, weight, bias)],
+        by_autograd(loss_pieces(labels)),
+        even_chunks(len(hidden), chunk_size),
     )
     found = torch.autograd.grad(3 * loss, leaves)
 
@@ -47,7 +55,7 @@ def test_without_weights_the_hidden_states_are_the_logits() -> None:
     dense, _ = loss_pieces(labels)((logits,), slice(0, 9))
     (expected,) = torch.autograd.grad(dense, logits)
     loss, _ = chunked_output_loss(
-        [OutputLayer(logits, None, None)], loss_pieces(labels), even_chunks(len(logits), 4)
+        [OutputLayer(logits, None, None)], by_autograd(loss_pieces(labels)), even_chunks(len(logits), 4)
     )
     (found,) = torch.autograd.grad(loss, logits)
     torch.testing.assert_close(found, expected)
@@ -58,7 +66,7 @@ def test_no_position_costs_nothing_and_has_no_gradient() -> None:
     weight = torch.randn(20, 6, requires_grad=True)
     labels = torch.zeros(0, dtype=torch.long)
     loss, _ = chunked_output_loss(
-        [OutputLayer(hidden, weight, None)], loss_pieces(labels), even_chunks(len(hidden), 4)
+        [OutputLayer(hidden, weight, None)], by_autograd(loss_pieces(labels)), even_chunks(len(hidden), 4)
     )
     loss.backward()
     assert loss.item() == 0
@@ -71,11 +79,11 @@ def test_half_precision_keeps_reductions_in_float32() -> None:
     weight = torch.randn(30, 8)
     labels = torch.randint(0, 30, (64,))
     exact, _ = chunked_output_loss(
-        [OutputLayer(hidden, weight, None)], loss_pieces(labels), even_chunks(len(hidden), 16)
+        [OutputLayer(hidden, weight, None)], by_autograd(loss_pieces(labels)), even_chunks(len(hidden), 16)
     )
     half = hidden.bfloat16().requires_grad_()
     loss, _ = chunked_output_loss(
-        [OutputLayer(half, weight.requires_grad_())], loss_pieces(labels), even_chunks(64, 16)
+        [OutputLayer(half, weight.requires_grad_())], by_autograd(loss_pieces(labels)), even_chunks(64, 16)
     )
     loss.backward()
     assert loss.dtype == torch.float32
@@ -97,7 +105,7 @@ def test_two_layers_over_the_same_positions() -> None:
     dense, _ = loss_of_chunk((hidden @ weight.T, low @ up.T), slice(0, 9))
     expected = torch.autograd.grad(dense, leaves)
     layers = [OutputLayer(hidden, weight), OutputLayer(low, up)]
-    loss, _ = chunked_output_loss(layers, loss_of_chunk, even_chunks(9, 4))
+    loss, _ = chunked_output_loss(layers, by_autograd(loss_of_chunk), even_chunks(9, 4))
     for ours, theirs in zip(torch.autograd.grad(loss, leaves), expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 

@@ -110,12 +110,13 @@ def reference_loss(models, student, aligner, batch, settings: ObjectiveSettings)
     return total / count
 
 
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
 @pytest.mark.parametrize("strategy", ["prefix", "shared", "truncate"])
-def test_equals_the_slow_reference(models, strategy: str) -> None:
+def test_equals_the_slow_reference(models, strategy: str, temperature: float) -> None:
     student, aligner, batch = make_batch(models, strategy, same=False)
-    settings = ObjectiveSettings(terms=weighted(0.6), temperature=1.5, chunk_size=7)
+    settings = ObjectiveSettings(terms=weighted(0.6), temperature=temperature, chunk_size=7)
     loss, grads, statistics = run(
-        models, student, aligner, batch, terms=settings.terms, temperature=1.5, chunk_size=7
+        models, student, aligner, batch, terms=settings.terms, temperature=temperature, chunk_size=7
     )
     assert statistics["num_targets"] > 0
     student.zero_grad()

@@ -17,7 +17,7 @@ from distillation.probing.device import (
     kernels_cover,
     probe_device,
 )
-from distillation.probing.memory import estimate_memory, readable_bytes
+from distillation.probing.memory import chunk_positions, estimate_memory, readable_bytes
 
 CURRENT_WHEEL = ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 
@@ -126,7 +126,15 @@ def test_estimate_counts_weights_exactly(make_config) -> None:
     assert need.student_weights == need.gradients == 4 * student.num_parameters
     assert need.optimizer == 8 * student.num_parameters
     assert need.teacher_weights == 2 * teacher.num_parameters
-    assert need.logits == 4 * 8 * (4 * 300 + 3 * 300)
+    assert need.logits == 4 * (8 * 4 * 300 + 300 * student.width)
+
+
+def test_a_chunk_follows_what_is_free() -> None:
+    numbers = 4 * 49_152
+    assert chunk_positions(numbers, "cpu", free=10**12) == 256
+    assert chunk_positions(numbers, "cuda", free=10**12) == 1344
+    assert chunk_positions(numbers, "cpu", free=8 * 4 * numbers * 100) == 96
+    assert chunk_positions(numbers, "cpu", free=0) == 32
     assert need.fits
     alone = estimate_memory(None, student, free=need.student_weights, batch_size=2, max_length=16)
     assert (alone.teacher_weights, alone.teacher_activations, alone.fits) == (0, 0, False)

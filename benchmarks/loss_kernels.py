@@ -1,0 +1,323 @@
+"""What the loss costs beside the matrix products that no method can do without.
+
+    python -m benchmarks.loss_kernels [--teacher DIR --student DIR TEXT...] [--positions 2048] [--json]
+
+Hidden states and output layers are random, of the given widths; tokenizers, texts and the alignment are real.
+Each variant turns the same hidden states into a loss and its gradients with respect to the student's hidden
+states and output weights:
+
+    products     the teacher's output layer forward, the student's forward and its two backward products
+    ours         the default objective, 0.1 cross-entropy + 0.9 forward KL under `prefix`
+    naive        the same sum written densely: all logits, softmax, scatter_add, autograd; all positions are
+                 taken for shared boundaries, which spares it the work inside of teacher tokens
+    sorted L1    cross-entropy + the difference of sorted probabilities (ULD), written densely
+
+Time is the fastest of some rounds in which the variants take turns. Memory is what the peak of a fresh
+process (of the device, on one) rises by over what the models and states take. Every ratio is within one run.
+"""
+
+# ruff: noqa: N802, N815 - the shape suffixes stand in names of fields too.
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.alignment import read_texts
+
+VARIANTS = ("products", "ours", "naive", "sorted L1")
+
+
+@dataclass
+class Case:
+    """Tensors that all variants start from; letters as in `distillation.objectives`."""
+
+    batch: Any
+    objective: Any
+    teacher_MD: Any
+    row_R: Any
+    """The teacher's rows that any method reads."""
+    teacher_row_N: Any
+    first_token_U: Any
+    student: Any
+    used_BT: Any
+    labels_N: Any
+
+    @property
+    def teacher_weight_UD(self) -> Any:
+        """The teacher's output layer."""
+        return self.objective.teacher.reader.head.weight
+
+    @property
+    def gigaflops(self) -> float:
+        """Of the products, 2 a multiplication and addition."""
+        teacher = len(self.row_R) * self.teacher_weight_UD.numel()
+        return 2e-9 * (teacher + 3 * len(self.labels_N) * self.student.weight_VD.numel())
+
+
+def make_case(options: argparse.Namespace) -> Case:
+    """Return the case of the command line."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from distillation.alignment import PairEncoder, build_aligner
+    from distillation.config import ObjectiveSettings
+    from distillation.models import start_token_id
+    from distillation.objectives.batch import BatchView, StudentOutput
+    from distillation.objectives.distillation import DistillationObjective
+    from distillation.objectives.targets import tail_rows
+    from distillation.training.windows import WindowCollator, make_windows
+
+    torch.manual_seed(0)
+    tokenizers = [AutoTokenizer.from_pretrained(name) for name in (options.teacher, options.student)]
+    sizes = {"num_teacher_rows": options.rows[0], "num_student_rows": options.rows[1]}
+    aligner = build_aligner("prefix", *tokenizers, **sizes)
+    windows = make_windows(PairEncoder(*tokenizers), read_texts(options.texts), options.window)
+    starts = [start_token_id(tokenizer) or 0 for tokenizer in tokenizers]
+    pairs, num_positions = [], 0
+    for pair in windows.pairs:
+        pairs.append(pair)
+        num_positions += len(pair.student.ids)
+        if num_positions >= options.positions:
+            break
+    batch = WindowCollator(starts[1], starts[0], aligner)(pairs)
+    used = (batch["shift_labels"] >= 0).flatten().cumsum(0).view_as(batch["shift_labels"])
+    batch["shift_labels"][used > options.positions] = -100
+    batch = {name: tensor.to(options.device) for name, tensor in batch.items()}
+    teacher = _teacher(batch["teacher_labels"], options)
+    dtype = teacher.reader.head.weight.dtype
+    weight_VD = torch.randn(options.rows[1], options.widths[1], device=options.device, dtype=dtype) / 8
+    hidden_BTD = torch.randn(*used.shape, options.widths[1], device=options.device, dtype=dtype)
+    student = StudentOutput(hidden_BTD.requires_grad_(), weight_VD.requires_grad_(), None, options.rows[1])
+    aligner = aligner.to(options.device)
+    objective = DistillationObjective(ObjectiveSettings(), aligner, teacher)
+    view = BatchView(batch, student, teacher)
+    row_N = view.teacher_rows(batch["teacher_position"])
+    _, tail_row_R = tail_rows(row_N, batch["num_tail"][view.used_BT])
+    return Case(
+        batch=batch,
+        objective=objective,
+        teacher_MD=view.teacher_states_MD,
+        row_R=torch.cat([row_N[row_N >= 0], tail_row_R]).unique(),
+        teacher_row_N=row_N.clamp_min(0),
+        first_token_U=aligner.tables["first_token"],
+        student=student,
+        used_BT=view.used_BT,
+        labels_N=view.labels_N,
+    )
+
+
+def _teacher(labels_BS: Any, options: argparse.Namespace) -> Any:
+    """Return a live teacher whose body is left out: its states are random."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from distillation.teacher.live import LiveTeacher, TeacherOutput
+
+    num_rows, width = options.rows[0], options.widths[0]
+    config = LlamaConfig(
+        vocab_size=num_rows, hidden_size=width, num_hidden_layers=1, intermediate_size=64,
+        num_attention_heads=8, tie_word_embeddings=True,
+    )  # fmt: skip
+    dtype = getattr(torch, options.dtype)
+    with torch.device(options.device):
+        model = LlamaForCausalLM(config).to(dtype)
+        output = TeacherOutput(torch.randn(*labels_BS.shape, width, dtype=dtype))
+    with torch.no_grad():
+        model.lm_head.weight.normal_(std=3 * width**-0.5)
+    teacher = LiveTeacher(model)
+    teacher.run = lambda *args: output  # type: ignore[method-assign]
+    return teacher
+
+
+def products(case: Case) -> None:
+    """The products alone, each whole and let go at once."""
+    import torch
+
+    with torch.no_grad():
+        hidden_ND, weight_VD = case.student.hidden_BTD[case.used_BT], case.student.weight_VD
+        states_RD = case.teacher_MD[case.row_R]
+        torch.nn.functional.linear(states_RD, case.teacher_weight_UD)
+        logits_NV = torch.nn.functional.linear(hidden_ND, weight_VD)
+        _ = logits_NV @ weight_VD
+        _ = logits_NV.T @ hidden_ND
+
+
+def ours(case: Case) -> None:
+    """The product's own loss, as training calls it."""
+    loss, _ = case.objective(case.student, case.batch)
+    loss.backward()
+
+
+def naive(case: Case) -> None:
+    """Forward KL and cross-entropy over all positions at once."""
+    import torch
+
+    functional = torch.nn.functional
+    with torch.no_grad():
+        states_ND = case.teacher_MD[case.teacher_row_N]
+        probs_NU = functional.linear(states_ND, case.teacher_weight_UD).float().softmax(-1)
+        target_NV = probs_NU.new_zeros(len(probs_NU), case.student.num_rows + 1)
+        target_NV.scatter_add_(1, case.first_token_U.expand(len(probs_NU), -1), probs_NU)
+        del probs_NU
+        target_NV = target_NV[:, :-1]
+    hidden_ND = case.student.hidden_BTD[case.used_BT]
+    log_probs_NV = functional.linear(hidden_ND, case.student.weight_VD).float().log_softmax(-1)
+    loss = 0.1 * functional.nll_loss(log_probs_NV, case.labels_N)
+    loss = loss + 0.9 * functional.kl_div(log_probs_NV, target_NV, reduction="batchmean")
+    loss.backward()
+
+
+def sorted_difference(case: Case) -> None:
+    """Cross-entropy and sorted probabilities over all positions at once."""
+    import torch
+
+    functional = torch.nn.functional
+    with torch.no_grad():
+        states_ND = case.teacher_MD[case.teacher_row_N]
+        probs_NU = functional.linear(states_ND, case.teacher_weight_UD).float().softmax(-1)
+        probs_NU = probs_NU.sort(-1, descending=True).values
+    hidden_ND = case.student.hidden_BTD[case.used_BT]
+    logits_NV = functional.linear(hidden_ND, case.student.weight_VD).float()
+    sorted_NV = logits_NV.softmax(-1).sort(-1, descending=True).values
+    missing = probs_NU.shape[1] - sorted_NV.shape[1]
+    difference = (functional.pad(sorted_NV, (0, missing)) - probs_NU).abs().sum(-1).mean()
+    (functional.cross_entropy(logits_NV, case.labels_N) + 1.5 * difference).backward()
+
+
+RUN: dict[str, Callable[[Case], None]] = {
+    "products": products,
+    "ours": ours,
+    "naive": naive,
+    "sorted L1": sorted_difference,
+}
+
+
+def _clock(case: Case, variant: str) -> float:
+    import torch
+
+    case.student.hidden_BTD.grad = case.student.weight_VD.grad = None
+    synchronise = torch.cuda.synchronize if case.labels_N.is_cuda else (lambda: None)
+    synchronise()
+    start = time.perf_counter()
+    RUN[variant](case)
+    synchronise()
+    return time.perf_counter() - start
+
+
+def peak_memory(case: Case, variant: str) -> int:
+    """Return by how many bytes one call raises the peak."""
+    import torch
+
+    if case.labels_N.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        RUN[variant](case)
+        return torch.cuda.max_memory_allocated() - before
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak starts anew from what the process holds now
+    before = _status("VmHWM")
+    RUN[variant](case)
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    with open("/proc/self/status") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    return int(lines[name].split()[0]) * 1024
+
+
+def measure(options: argparse.Namespace, own_arguments: Sequence[str]) -> dict[str, Any]:
+    """Return seconds and bytes of every variant, and what they were measured on."""
+    import torch
+
+    memory = {
+        variant: int(
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.loss_kernels", *own_arguments, "--memory-of", variant],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout.split()[-1]
+        )
+        for variant in options.variants
+    }
+    case = make_case(options)
+    seconds = dict.fromkeys(options.variants, float("inf"))
+    for _ in range(options.rounds):
+        for variant in options.variants:
+            seconds[variant] = min(seconds[variant], _clock(case, variant))
+    device = torch.cuda.get_device_name() if case.labels_N.is_cuda else f"{torch.get_num_threads()} threads"
+    return {
+        "device": device,
+        "dtype": options.dtype,
+        "num_positions": len(case.labels_N),
+        "num_teacher_rows_read": len(case.row_R),
+        "rows": options.rows,
+        "widths": options.widths,
+        "gigaflops": case.gigaflops,
+        "seconds": seconds,
+        "memory": memory,
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the result as a table."""
+    (teacher_rows, student_rows), (teacher_width, student_width) = result["rows"], result["widths"]
+    lines = [
+        f"{result['num_positions']:,} positions, {result['num_teacher_rows_read']:,} rows of the teacher; "
+        f"{teacher_rows:,} to {student_rows:,} rows, widths {teacher_width:,} and {student_width:,}; "
+        f"{result['dtype']}, {result['device']}.",
+        "",
+        "| variant | seconds | of the products | GFLOP/s of the products | extra memory | of naive |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    seconds, memory = result["seconds"], result["memory"]
+    for variant in seconds:
+        ratio = f"{seconds[variant] / seconds['products']:.2f} ×" if "products" in seconds else ""
+        share = f"{memory[variant] / memory['naive']:.1%}" if "naive" in memory else ""
+        lines.append(
+            f"| {variant} | {seconds[variant]:.3f} | {ratio} | {result['gigaflops'] / seconds[variant]:,.0f} "
+            f"| {memory[variant] / 2**20:,.0f} MiB | {share} |"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table, or JSON."""
+    sample = "distillation/sample"
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.loss_kernels", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--teacher", default=f"{sample}/teacher", help="folder with the teacher's tokenizer")
+    parser.add_argument("--student", default=f"{sample}/student", help="folder with the student's tokenizer")
+    parser.add_argument(
+        "texts", nargs="*", default=["LICENSE", "docs/benchmarks.md"], help="UTF-8 text files"
+    )
+    parser.add_argument("--rows", type=int, nargs=2, default=[151_936, 49_152], help="output rows of both")
+    parser.add_argument("--widths", type=int, nargs=2, default=[1024, 576])
+    parser.add_argument("--positions", type=int, default=2048)
+    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--memory-of", choices=VARIANTS, help=argparse.SUPPRESS)
+    options = parser.parse_intermixed_args(arguments)
+    if options.memory_of:
+        print(peak_memory(make_case(options), options.memory_of))
+        return 0
+    result = measure(options, list(arguments if arguments is not None else sys.argv[1:]))
+    print(json.dumps(result, indent=2) if options.json else markdown(result))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,120 @@
+"""Rows of the teacher's logits, read a stretch of the vocabulary at a time.
+
+Legend, at the end of names: R rows, U teacher vocabulary, u columns of a tile, k chosen rows.
+
+All rows over the whole vocabulary are the largest tensor of distillation: 2,048 rows of 151,936 columns are
+1.2 GB. An aligner that only adds columns up never needs it: it reads *tiles*, a few thousand columns of all
+rows, and keeps a sum. A tile stays in a processor's cache between the product that makes it and what is done
+with it, and its columns lie one after another, so that adding one to a target's column is adding two vectors.
+
+Invariant: tiles cover every column once, in order; `log_probs` is the log-softmax of the same logits.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TILE_ELEMENTS = 1 << 20
+"""Logits of a tile on a processor: 4 MiB in float32. A device takes all columns at once."""
+MAX_RISE = 40.0
+"""How far logits may lie above the reference before it is moved: exp(40) squared is still a float32."""
+
+
+class TeacherRows(ABC):
+    """Logits of R rows, already divided by the temperature."""
+
+    num_rows: int
+    """R."""
+    num_columns: int
+    """U."""
+
+    @abstractmethod
+    def tiles(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield (columns, logits float32 (u, R)); the tensor is the caller's own to overwrite."""
+
+    @abstractmethod
+    def log_probs(self, index_k: Tensor) -> Tensor:
+        """Return float32 log-probabilities (k, U) of some of the rows."""
+
+
+class DenseRows(TeacherRows):
+    """Rows whose logits exist already, (R, U); log-probabilities are logits too."""
+
+    def __init__(self, logits_RU: Tensor, tile_size: int | None = None) -> None:
+        self.logits_RU = logits_RU
+        self.num_rows, self.num_columns = logits_RU.shape
+        self.tile_size = tile_size or tile_columns(logits_RU, self.num_rows)
+
+    def tiles(self) -> Iterator[tuple[slice, Tensor]]:
+        """See `TeacherRows.tiles`."""
+        for columns in column_slices(self.num_columns, self.tile_size):
+            yield columns, self.logits_RU[:, columns].T.float().clone()
+
+    def log_probs(self, index_k: Tensor) -> Tensor:
+        """See `TeacherRows.log_probs`."""
+        return self.logits_RU[index_k].float().log_softmax(-1)
+
+
+class OnlineSoftmax:
+    """The softmax of rows that are read tile by tile: weights, and the sum that makes them probabilities.
+
+    A weight is exp(logit - reference). The reference is the first tile's largest logit, and is moved where a
+    later tile lies far above it; what was added up before is then too large by a factor.
+    """
+
+    def __init__(self) -> None:
+        self.reference_R: Tensor | None = None
+        self.total_R: Tensor | None = None
+
+    def weigh(self, logits_uR: Tensor) -> Tensor | None:
+        """Turn a tile's logits into weights, in place, and add them to the total.
+
+        Returns:
+            By what every earlier weight must be multiplied, (R,); None where nothing changes.
+        """
+        import torch
+
+        factor_R = None
+        # Not minus infinity, else a row without any possible token would be NaN.
+        largest_R = logits_uR.amax(0).clamp_min(torch.finfo(logits_uR.dtype).min)
+        if self.reference_R is None or self.total_R is None:
+            self.reference_R, self.total_R = largest_R, torch.zeros_like(largest_R)
+        elif bool((largest_R - self.reference_R > MAX_RISE).any()):
+            moved_R = torch.maximum(self.reference_R, largest_R)
+            factor_R = (self.reference_R - moved_R).exp()
+            self.reference_R, self.total_R = moved_R, self.total_R * factor_R
+        logits_uR.sub_(self.reference_R).exp_()
+        self.total_R = self.total_R + logits_uR.sum(0)
+        return factor_R
+
+    @property
+    def log_total_R(self) -> Tensor:  # noqa: N802 - a tensor, named like one
+        """log of the sum of exp(logit), float32 (R,)."""
+        assert self.reference_R is not None
+        assert self.total_R is not None
+        return self.reference_R + self.total_R.log()
+
+
+def logits_at(columns: slice, logits_uR: Tensor, token_n: Tensor, row_n: Tensor, so_far_n: Tensor) -> Tensor:
+    """Return `so_far_n` with the logit of each position's token, at its row, where it lies in this tile."""
+    import torch
+
+    place_n = token_n - columns.start
+    is_here_n = (place_n >= 0) & (place_n < len(logits_uR))
+    return torch.where(is_here_n, logits_uR[place_n.clamp(0, len(logits_uR) - 1), row_n], so_far_n)
+
+
+def tile_columns(like: Tensor, num_rows: int) -> int:
+    """Return how many columns of `num_rows` rows make a tile on the device of `like`."""
+    return 1 << 30 if like.is_cuda else max(64, TILE_ELEMENTS // max(num_rows, 1))
+
+
+def column_slices(num_columns: int, size: int) -> Iterator[slice]:
+    """Yield slices of `size` columns that cover all."""
+    for begin in range(0, num_columns, size):
+        yield slice(begin, min(begin + size, num_columns))

@@ -75,20 +75,21 @@ class PrefixAligner(Aligner):
             inside = _Inside(rows, row_N, teacher)
             logit_N = torch.zeros(len(rows), device=row_N.device)
             # One more row than V: the residual bucket.
-            mass_VR = torch.zeros(self.num_student_rows + 1, teacher.num_rows, device=row_N.device)
+            mass_VN = torch.zeros(self.num_student_rows + 1, len(rows), device=row_N.device)
             softmax = OnlineSoftmax()
-            for columns, logits_uR in teacher.tiles():
+            for columns, logits_uN in teacher.tiles(width=len(rows)):
+                logits_uR = logits_uN[:, : teacher.num_rows]
                 inside.keep(columns, logits_uR)
                 logit_N = logits_at(columns, logits_uR, rows.teacher_token_N, row_N, logit_N)
                 factor_R = softmax.weigh(logits_uR)
                 if factor_R is not None:
-                    mass_VR *= factor_R
-                mass_VR.index_add_(0, self.tables["first_token"][columns], logits_uR)
+                    mass_VN[:, : teacher.num_rows] *= factor_R
+                # Whole, though some columns are zero: between pieces of tensors it is several times slower.
+                mass_VN.index_add_(0, self.tables["first_token"][columns], logits_uN)
             if softmax.total_R is None or not len(rows):
                 return self._nothing(row_N)
-            mass_VN = mass_VR
-            if teacher.num_rows != len(rows) or not torch.equal(row_N, torch.arange(len(rows)).to(row_N)):
-                mass_VN = mass_VR.index_select(1, row_N)
+            if not _in_place(row_N, inside.is_inside_N):
+                mass_VN = mass_VN.index_select(1, row_N)
             # At a boundary the mass is in units of the softmax's sum, inside a token it adds up to 1.
             unit_N = softmax.total_R[row_N].masked_fill(inside.is_inside_N, 1.0)
             log_total_N = softmax.log_total_R[row_N]
@@ -157,6 +158,15 @@ class PrefixAligner(Aligner):
         phi = self.tables["phi"][self.tables["offsets"][token] + emitted].long()
         column = torch.where(phi < 0, self.num_student_rows, phi)
         return torch.where(emitted == 0, self.tables["first_token"][token], column)
+
+
+def _in_place(row_N: Tensor, is_inside_N: Tensor) -> bool:
+    """Return whether the positions at boundaries come first, and the i-th of them reads row i."""
+    import torch
+
+    num_boundaries = int((~is_inside_N).sum())
+    expected = torch.arange(num_boundaries, device=row_N.device)
+    return torch.equal(row_N[:num_boundaries], expected) and not bool(is_inside_N[:num_boundaries].any())
 
 
 class _Inside:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TILE_ELEMENTS = 1 << 20
 """Logits of a tile on a processor: 4 MiB in float32. A device takes all columns at once."""
+LEAST_COLUMNS = 64
 MAX_RISE = 40.0
 """How far logits may lie above the reference before it is moved: exp(40) squared is still a float32."""
 
@@ -34,8 +35,12 @@ class TeacherRows(ABC):
     """U."""
 
     @abstractmethod
-    def tiles(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield (columns, logits float32 (u, R)); the tensor is the caller's own to overwrite."""
+    def tiles(self, width: int = 0) -> Iterator[tuple[slice, Tensor]]:
+        """Yield (columns, logits float32 (u, R)), to be overwritten, and gone when the next tile is read.
+
+        Args:
+            width: columns of what is yielded, if more than R; zeros fill it up.
+        """
 
     @abstractmethod
     def log_probs(self, index_k: Tensor) -> Tensor:
@@ -48,16 +53,35 @@ class DenseRows(TeacherRows):
     def __init__(self, logits_RU: Tensor, tile_size: int | None = None) -> None:
         self.logits_RU = logits_RU
         self.num_rows, self.num_columns = logits_RU.shape
-        self.tile_size = tile_size or tile_columns(logits_RU, self.num_rows)
+        self.tile_size = min(tile_size or tile_columns(logits_RU, self.num_rows), self.num_columns)
 
-    def tiles(self) -> Iterator[tuple[slice, Tensor]]:
+    def tiles(self, width: int = 0) -> Iterator[tuple[slice, Tensor]]:
         """See `TeacherRows.tiles`."""
+        tile = Tile(self.logits_RU, self.tile_size, self.num_rows, width)
         for columns in column_slices(self.num_columns, self.tile_size):
-            yield columns, self.logits_RU[:, columns].T.float().clone()
+            logits_uR, whole = tile.of(columns)
+            logits_uR.copy_(self.logits_RU[:, columns].T)
+            yield columns, whole
 
     def log_probs(self, index_k: Tensor) -> Tensor:
         """See `TeacherRows.log_probs`."""
         return self.logits_RU[index_k].float().log_softmax(-1)
+
+
+class Tile:
+    """The memory of a tile, used again for the next one."""
+
+    def __init__(self, like: Tensor, size: int, num_rows: int, width: int) -> None:
+        import torch
+
+        self.num_rows, self.width = num_rows, max(width, num_rows)
+        self.buffer = like.new_zeros(size * self.width, dtype=torch.float32)
+
+    def of(self, columns: slice) -> tuple[Tensor, Tensor]:
+        """Return the part for R rows, (u, R), and the whole, (u, width), for some columns."""
+        size = columns.stop - columns.start
+        whole = self.buffer[: size * self.width].view(size, self.width)
+        return whole[:, : self.num_rows], whole
 
 
 class OnlineSoftmax:
@@ -111,7 +135,7 @@ def logits_at(columns: slice, logits_uR: Tensor, token_n: Tensor, row_n: Tensor,
 
 def tile_columns(like: Tensor, num_rows: int) -> int:
     """Return how many columns of `num_rows` rows make a tile on the device of `like`."""
-    return 1 << 30 if like.is_cuda else max(64, TILE_ELEMENTS // max(num_rows, 1))
+    return 1 << 30 if like.is_cuda else max(LEAST_COLUMNS, TILE_ELEMENTS // max(num_rows, 1))
 
 
 def column_slices(num_columns: int, size: int) -> Iterator[slice]:

@@ -53,9 +53,9 @@ class OutputLayer:
         return torch.nn.functional.linear(self.hidden_ND[chunk], self.weight_VD, self.bias_V).float()
 
     @torch.no_grad()
-    def logits_by_row(self, chunk: slice) -> Tensor:
+    def logits_by_row(self, positions: slice | Tensor) -> Tensor:
         """Return float32 logits (V, n), without a graph, the caller's own to overwrite."""
-        hidden_nD = self.hidden_ND[chunk]
+        hidden_nD = self.hidden_ND[positions]
         if self.weight_VD is None:
             logits_Vn = hidden_nD.T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
             # Some models exclude a column by minus infinity, which times a probability of 0 is no number.
@@ -73,6 +73,8 @@ class ChunkGradients(NamedTuple):
     """Numbers to log, summed over the chunks."""
     by_layer: Sequence[Tensor | None]
     """Gradient by each layer's logits, (n, V); None where there is none."""
+    positions: slice | Tensor
+    """Whose they are, in this order."""
 
 
 GradientsOfChunk = Callable[[Sequence[OutputLayer], slice], ChunkGradients]
@@ -101,7 +103,7 @@ def by_autograd(loss_of_chunk: ChunkLoss) -> GradientsOfChunk:
             leaves = tuple(layer.logits(chunk).detach().requires_grad_() for layer in layers)
             loss, statistics = loss_of_chunk(leaves, chunk)
             by_layer = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else ()
-        return ChunkGradients(loss.detach(), statistics.detach(), by_layer or [None] * len(leaves))
+        return ChunkGradients(loss.detach(), statistics.detach(), by_layer or [None] * len(leaves), chunk)
 
     return gradients
 
@@ -143,7 +145,7 @@ class _ChunkedOutputLoss(torch.autograd.Function):
                 statistics.append(found.statistics)
                 for one, gradient_nV in zip(sums, found.by_layer, strict=True):
                     if gradient_nV is not None:
-                        one.add(gradient_nV, chunk)
+                        one.add(gradient_nV, found.positions)
                 del found, gradient_nV  # else the next chunk's logits would lie beside this one's gradient
         ctx.save_for_backward(*(gradient for one in sums for gradient in one.gradients))
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in tensors]
@@ -175,14 +177,14 @@ class _LayerGradients:
     def gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         return self.hidden_ND, self.weight_VD, self.bias_V
 
-    def add(self, grad_nV: Tensor, chunk: slice) -> None:
+    def add(self, grad_nV: Tensor, positions: slice | Tensor) -> None:
         """Carry the gradient of a chunk's logits over to what made them."""
-        hidden_nD, weight_VD = self.layer.hidden_ND[chunk], self.layer.weight_VD
+        hidden_nD, weight_VD = self.layer.hidden_ND[positions], self.layer.weight_VD
         if self.bias_V is not None:
             self.bias_V += grad_nV.sum(0)
         grad_nV = grad_nV.to(hidden_nD.dtype)
         if self.hidden_ND is not None:
-            self.hidden_ND[chunk] = grad_nV if weight_VD is None else grad_nV @ weight_VD
+            self.hidden_ND[positions] = grad_nV if weight_VD is None else grad_nV @ weight_VD
         if self.weight_VD is not None:
             if self.weight_VD.dtype == hidden_nD.dtype:
                 torch.addmm(self.weight_VD, grad_nV.T, hidden_nD, out=self.weight_VD)

@@ -22,7 +22,7 @@ from distillation.objectives.chunked import (
     chunks_at,
     even_chunks,
 )
-from distillation.objectives.closed_form import Losses, dense_losses, sparse_losses
+from distillation.objectives.closed_form import Losses, Weights, dense_losses, sparse_losses
 from distillation.objectives.divergences import divergence
 from distillation.objectives.targets import ChunkTargets
 from distillation.probing.memory import AUTOGRAD_TENSORS, CLOSED_FORM_TENSORS
@@ -68,23 +68,25 @@ class LogitTerms:
         return is_plain and self.objective.settings.temperature == 1.0
 
     def _closed_form(self, layers: Sequence[OutputLayer], positions: slice) -> ChunkGradients:
-        labels_n = self.view.labels_N[positions]
-        text_n = torch.full(labels_n.shape, self.weights.get("cross_entropy", 0.0), device=labels_n.device)
-        kl_n, targets = torch.zeros_like(text_n), None
+        order_n = torch.arange(positions.start, positions.stop, device=self.view.labels_N.device)
+        targets = None
         if self.source is not None:
             # Before the student's logits, so that teacher and student are not in memory together.
             targets = self.source.of_chunk(positions)
-            kl_n = kl_n.index_fill(0, targets.index_m, self.weights["forward_kl"])
-            text_n = text_n + self.weights["forward_kl"] - kl_n
-        losses = _losses(layers[0].logits_by_row(positions), labels_n, targets, (text_n, kl_n))
+            order_n = targets.and_others(order_n)
+        labels_n = self.view.labels_N[order_n]
+        weights = Weights(self.weights.get("cross_entropy", 0.0), self.weights.get("forward_kl", 0.0))
+        losses = _losses(layers[0].logits_by_row(order_n), labels_n, targets, weights)
         found = self._no_statistics(losses.cross_entropy_n)
         found["sum.cross_entropy"] = losses.cross_entropy_n.sum()
+        num_targets = len(losses.divergence_m)
         if targets is not None:
-            count = torch.full_like(found["residual"], len(targets.index_m))
+            count = torch.full_like(found["residual"], num_targets)
             found["num_targets"] = found["count.forward_kl"] = count
-            found["residual"], found["sum.forward_kl"] = targets.residual_m.sum(), losses.divergence_n.sum()
-        loss = text_n @ losses.cross_entropy_n + kl_n @ losses.divergence_n
-        return ChunkGradients(loss, self._stacked(found), [losses.gradient_nV])
+            found["residual"], found["sum.forward_kl"] = targets.residual_m.sum(), losses.divergence_m.sum()
+        text_n = weights.of_text(len(labels_n), num_targets, losses.cross_entropy_n)
+        loss = text_n @ losses.cross_entropy_n + weights.kl * losses.divergence_m.sum()
+        return ChunkGradients(loss, self._stacked(found), [losses.gradient_nV], order_n)
 
     def _no_statistics(self, like_n: Tensor) -> dict[str, Tensor]:
         """Return zeros for a chunk of positions, which are counted."""
@@ -139,29 +141,17 @@ class LogitTerms:
         return (chunk.logits_nV.masked_fill(~support_V, -torch.inf) / temperature).log_softmax(-1)
 
 
-def _losses(
-    logits_Vn: Tensor, labels_n: Tensor, targets: ChunkTargets | None, weights: tuple[Tensor, Tensor]
-) -> Losses:
-    """Return the losses of a chunk in closed form; `targets` may leave positions out."""
+def _losses(logits_Vn: Tensor, labels_n: Tensor, targets: ChunkTargets | None, weights: Weights) -> Losses:
+    """Return the losses of a chunk in closed form; the positions with a target come first."""
     if targets is None:
-        return dense_losses(logits_Vn, labels_n, None, weights)
-    target_Vn = targets.target_mV.T
-    columns = targets.columns
+        return dense_losses(logits_Vn, labels_n, None, Weights(weights.text + weights.kl, 0.0))
+    target_Vm, columns = targets.target_mV.T, targets.columns
     if columns is None:
-        return dense_losses(logits_Vn, labels_n, _spread(target_Vn, targets.index_m, labels_n), weights)
+        return dense_losses(logits_Vn, labels_n, target_Vm, weights)
     num_entries = columns.id_mK.shape[1]
-    entries = (columns.id_mK.T, target_Vn[:num_entries], columns.is_entry_mK.T)
-    tail_n = _spread(target_Vn[num_entries], targets.index_m, labels_n) if columns.has_tail else None
-    spread = tuple(_spread(part, targets.index_m, labels_n) for part in entries)
-    return sparse_losses(logits_Vn, labels_n, spread, tail_n, weights)  # type: ignore[arg-type]
-
-
-def _spread(values_m: Tensor, index_m: Tensor, like_n: Tensor) -> Tensor:
-    """Return (..., n): the last dimension spread over all positions of a chunk, with zeros between."""
-    if len(index_m) == len(like_n):
-        return values_m
-    values_n = values_m.new_zeros(*values_m.shape[:-1], len(like_n))
-    return values_n.index_copy_(-1, index_m, values_m)
+    entries = (columns.id_mK.T, target_Vm[:num_entries], columns.is_entry_mK.T)
+    tail_m = target_Vm[num_entries] if columns.has_tail else None
+    return sparse_losses(logits_Vn, labels_n, entries, tail_m, weights)
 
 
 def _ends_of_groups(group_N: Tensor) -> list[int]:

@@ -31,7 +31,7 @@ class ChunkTargets:
     """Targets of a chunk of positions."""
 
     index_m: Tensor
-    """Positions of the chunk that have a target."""
+    """Positions of the chunk that have a target, in any order."""
     target_mV: Tensor
     """float32; each row sums to 1. Of `columns` alone where those are given."""
     residual_m: Tensor
@@ -40,6 +40,11 @@ class ChunkTargets:
     """What the companion minimises, summed over the positions; 0 without one."""
     columns: Columns | None = None
     """Which outcomes a cached target speaks of; None for the whole vocabulary."""
+
+    def and_others(self, positions_n: Tensor) -> Tensor:
+        """Return the chunk's positions, those with a target first, in the targets' order."""
+        is_other_n = torch.ones_like(positions_n, dtype=torch.bool).index_fill_(0, self.index_m, False)
+        return torch.cat([positions_n[self.index_m], positions_n[is_other_n]])
 
     def student(self, log_student_mV: Tensor) -> Tensor:
         """Return the student's log-probabilities of the outcomes that the target speaks of."""
@@ -84,6 +89,9 @@ class TargetSource:
     def of_chunk(self, chunk: slice, companion_logits_nV: Tensor | None = None) -> ChunkTargets:
         """Return the targets of the positions `chunk`; the companion's logits of all of them, if any."""
         index_m = (self.row_N[chunk] >= 0).nonzero().squeeze(1)
+        # Boundaries first: their rows differ from each other, and an aligner may write them where they stand.
+        is_inside_m = self.rows.num_emitted_N[index_m + chunk.start] > 0
+        index_m = torch.cat([index_m[~is_inside_m], index_m[is_inside_m]])
         chosen = index_m + chunk.start
         student_token_m = self.rows.student_token_N[chosen]
         base = self._from_log_probs(chosen) if self.aligner.reads_log_probs else None
@@ -105,8 +113,8 @@ class TargetSource:
 
     @torch.no_grad()
     def _from_log_probs(self, chosen_m: Tensor) -> Targets:
-        # Positions inside of one teacher token share its row.
-        row_R, own_m = self.row_N[chosen_m].unique(return_inverse=True)
+        # Positions inside of one teacher token share its row. In the order of their first position.
+        row_R, own_m = _first_seen(self.row_N[chosen_m])
         teacher = self.view.teacher.rows(self.view.teacher_states_MD[row_R], self.temperature)
         return self.aligner.targets_of(teacher, own_m, self.rows[chosen_m])
 
@@ -121,6 +129,16 @@ class TargetSource:
             view.teacher_states_MD[row_R], view.teacher_labels_M[row_R], self.temperature
         )
         return tail_N.index_add_(0, owner_R, log_prob_R)
+
+
+def _first_seen(row_m: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distinct values in the order in which they come first, and the place of each among them."""
+    sorted_R, own_m = row_m.unique(return_inverse=True)
+    places_m = torch.arange(len(row_m), device=row_m.device)
+    first_R = torch.full_like(sorted_R, len(row_m)).scatter_reduce_(0, own_m, places_m, "amin")
+    order_R = first_R.argsort()
+    rank_R = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(len(order_R), device=row_m.device))
+    return sorted_R[order_R], rank_R[own_m]
 
 
 def tail_rows(row_N: Tensor, num_tail_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from distillation.alignment.teacher_rows import (
     DenseRows,
     OnlineSoftmax,
     TeacherRows,
+    Tile,
     column_slices,
     logits_at,
     tile_columns,
@@ -124,19 +125,27 @@ class LiveRows(TeacherRows):
         self.num_rows, self.num_columns = len(states_RD), reader.num_rows
 
     @torch.no_grad()
-    def tiles(self) -> Iterator[tuple[slice, Tensor]]:
+    def tiles(self, width: int = 0) -> Iterator[tuple[slice, Tensor]]:
         """See `TeacherRows.tiles`."""
         linear = self.reader.plain_head
         if linear is None:
-            yield from DenseRows(self._softened(self.reader.logits(self.states_RD))).tiles()
+            yield from DenseRows(self._softened(self.reader.logits(self.states_RD))).tiles(width)
             return
         # The weights in front: a product of long columns, faster than one of long rows on a processor.
         states_DR = self.states_RD.to(linear.weight.dtype).T.contiguous()
-        for columns in column_slices(self.num_columns, tile_columns(states_DR, self.num_rows)):
-            logits_uR = (linear.weight[columns] @ states_DR).float()
+        size = min(tile_columns(states_DR, self.num_rows), self.num_columns)
+        tile = Tile(states_DR, size, self.num_rows, width)
+        for columns in column_slices(self.num_columns, size):
+            logits_uR, whole = tile.of(columns)
+            if linear.weight.dtype == torch.float32:
+                torch.mm(linear.weight[columns], states_DR, out=logits_uR)
+            else:
+                logits_uR.copy_(linear.weight[columns] @ states_DR)
             if linear.bias is not None:
                 logits_uR += linear.bias[columns, None]
-            yield columns, self._softened(logits_uR)
+            if self.temperature != 1.0:
+                logits_uR /= self.temperature
+            yield columns, whole
 
     @torch.no_grad()
     def log_probs(self, index_k: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ with a target, E entries, P positions of the dense slice, V student vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from distillation.files import write_atomically
 from distillation.models import load_model, need_start_token_id
 from distillation.objectives.batch import BatchView, StudentOutput
 from distillation.objectives.chunked import even_chunks
-from distillation.objectives.targets import TargetSource
+from distillation.objectives.targets import ChunkTargets, TargetSource
 from distillation.teacher.cache import CacheReader
 from distillation.teacher.entries import KEY_BYTES, WindowEntries
 from distillation.teacher.live import LiveTeacher
@@ -142,8 +141,17 @@ class TargetWriter:
         elements = 3 * self.aligner.num_student_rows + 2 * self.teacher.num_rows
         for chunk in even_chunks(len(view.labels_N), max(32, CHUNK_ELEMENTS // elements)):
             targets = source.of_chunk(chunk)
-            # Rows are sorted and added up next, one by one.
-            yield chunk, replace(targets, target_mV=targets.target_mV.contiguous())
+            order_m = targets.index_m.argsort()
+            yield (
+                chunk,
+                ChunkTargets(
+                    index_m=targets.index_m[order_m],
+                    # Rows, one by one, are what is sorted and added up next.
+                    target_mV=targets.target_mV[order_m].contiguous(),
+                    residual_m=targets.residual_m[order_m],
+                    companion_loss=targets.companion_loss,
+                ),
+            )
 
     def _uniform(self, keys: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
         """Return float64 (B, T): a number a position, by the cache's seed, the window and the position."""

@@ -73,6 +73,7 @@ def test_learned_equals_its_formula(models: Any) -> None:
         view = BatchView(batch, StudentOutput(logits_BTV, None, None, logits_BTV.shape[-1]), rule.teacher)
         base = rule.target_source(view).of_chunk(slice(0, len(view.labels_N)))
     assert len(base.index_m) == len(view.labels_N)
+    target_NV = base.target_mV[base.index_m.argsort()]
     used = batch["shift_labels"] >= 0
     states = (
         models["teacher"]
@@ -85,7 +86,7 @@ def test_learned_equals_its_formula(models: Any) -> None:
         state = states[window[n], batch["teacher_position"][window[n], position[n]]]
         state = torch.nn.functional.layer_norm(state.detach(), state.shape)
         correction = companion.up_VK @ (companion.down.weight @ state)
-        target = (base.target_mV[n] + FLOOR / 400).log() + correction
+        target = (target_NV[n] + FLOOR / 400).log() + correction
         target = target.log_softmax(-1)
         log_student = logits_BTV[window[n], position[n]].log_softmax(-1)
         fixed = target.detach()

@@ -127,6 +127,10 @@ def test_estimate_counts_weights_exactly(make_config) -> None:
     assert need.optimizer == 8 * student.num_parameters
     assert need.teacher_weights == 2 * teacher.num_parameters
     assert need.logits == 4 * (8 * 4 * 300 + 300 * student.width)
+    assert need.fits
+    alone = estimate_memory(None, student, free=need.student_weights, batch_size=2, max_length=16)
+    assert (alone.teacher_weights, alone.teacher_activations, alone.fits) == (0, 0, False)
+    assert alone.total == sum(alone.model_dump().values()) - alone.free
 
 
 def test_a_chunk_follows_what_is_free() -> None:
@@ -135,10 +139,6 @@ def test_a_chunk_follows_what_is_free() -> None:
     assert chunk_positions(numbers, "cuda", free=10**12) == 1344
     assert chunk_positions(numbers, "cpu", free=8 * 4 * numbers * 100) == 96
     assert chunk_positions(numbers, "cpu", free=0) == 32
-    assert need.fits
-    alone = estimate_memory(None, student, free=need.student_weights, batch_size=2, max_length=16)
-    assert (alone.teacher_weights, alone.teacher_activations, alone.fits) == (0, 0, False)
-    assert alone.total == sum(alone.model_dump().values()) - alone.free
 
 
 @pytest.mark.parametrize(("name", "largest_ratio"), [("Llama", 1.3), ("GPTNeoX", 2.0)])

@@ -41,7 +41,7 @@ def test_rows_tokens_and_sets(teacher: LiveTeacher, temperature: float, head: st
     assert (reader.plain_head is None) == (head in ("hooked", "not split"))
     states_RD, log_probs_RU = states_and_log_probs(teacher, temperature)
     rows = teacher.rows(states_RD, temperature)
-    tiles = {columns.start: tile for columns, tile in rows.tiles()}
+    tiles = {columns.start: tile.clone() for columns, tile in rows.tiles()}
     assert len(tiles) > 1
     logits_RU = torch.cat(list(tiles.values())).T
     torch.testing.assert_close(logits_RU.log_softmax(-1), log_probs_RU, rtol=1e-4, atol=1e-4)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from distillation.alignment.teacher_rows import TeacherRows
+    from distillation.alignment.teacher_rows import TeacherRows, Workspace
 
 SETTINGS_FILE = "aligner.json"
 TABLES_FILE = "aligner.safetensors"
@@ -136,7 +136,9 @@ class Aligner(ABC):
             rows: facts about the same positions.
         """
 
-    def targets_of(self, teacher: TeacherRows, row_N: Tensor, rows: Rows) -> Targets:
+    def targets_of(
+        self, teacher: TeacherRows, row_N: Tensor, rows: Rows, workspace: Workspace | None = None
+    ) -> Targets:
         """Return the targets of N positions from the teacher's rows, each of which is computed once.
 
         An aligner that adds columns up reads them tile by tile; any other gets few whole rows at a time.
@@ -145,6 +147,7 @@ class Aligner(ABC):
             teacher: R rows.
             row_N: int64: which of them each position learns from.
             rows: facts about the same positions.
+            workspace: where targets may lie; they are gone when it is used again.
         """
         import torch
 

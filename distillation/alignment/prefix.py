@@ -37,7 +37,7 @@ import numpy as np
 from distillation.alignment.base import Aligner, Rows, Targets, finish
 from distillation.alignment.reencoding import reencode
 from distillation.alignment.tables import longest_prefixes, offsets_by_id, prefix_ranges
-from distillation.alignment.teacher_rows import DenseRows, OnlineSoftmax, TeacherRows, logits_at
+from distillation.alignment.teacher_rows import DenseRows, OnlineSoftmax, TeacherRows, Workspace, logits_at
 from distillation.alignment.vocabularies import Vocabularies, map_specials
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ class PrefixAligner(Aligner):
         own_N = torch.arange(len(rows), device=teacher_log_probs_NU.device)
         return self.targets_of(DenseRows(teacher_log_probs_NU.detach()), own_N, rows)
 
-    def targets_of(self, teacher: TeacherRows, row_N: Tensor, rows: Rows) -> Targets:
+    def targets_of(
+        self, teacher: TeacherRows, row_N: Tensor, rows: Rows, workspace: Workspace | None = None
+    ) -> Targets:
         """See `Aligner.targets_of`.
 
         Raises:
@@ -72,22 +74,17 @@ class PrefixAligner(Aligner):
 
         with torch.no_grad():
             self._check(rows)
-            inside = _Inside(rows, row_N, teacher)
-            logit_N = torch.zeros(len(rows), device=row_N.device)
-            # One more row than V: the residual bucket.
-            mass_VN = torch.zeros(self.num_student_rows + 1, len(rows), device=row_N.device)
-            softmax = OnlineSoftmax()
-            for columns, logits_uN in teacher.tiles(width=len(rows)):
-                logits_uR = logits_uN[:, : teacher.num_rows]
-                inside.keep(columns, logits_uR)
-                logit_N = logits_at(columns, logits_uR, rows.teacher_token_N, row_N, logit_N)
-                factor_R = softmax.weigh(logits_uR)
-                if factor_R is not None:
-                    mass_VN[:, : teacher.num_rows] *= factor_R
-                # Whole, though some columns are zero: between pieces of tensors it is several times slower.
-                mass_VN.index_add_(0, self.tables["first_token"][columns], logits_uN)
-            if softmax.total_R is None or not len(rows):
+            if not len(rows):
                 return self._nothing(row_N)
+            inside = _Inside(rows, row_N, teacher)
+            # One more row than V: the residual bucket.
+            mass_VN = (workspace or Workspace()).empty(self.num_student_rows + 1, len(rows), row_N.device)
+            softmax = OnlineSoftmax(careful=False)
+            logit_N = self._read(teacher, row_N, rows, inside, softmax, mass_VN)
+            if softmax.overflowed:
+                softmax = OnlineSoftmax()
+                logit_N = self._read(teacher, row_N, rows, inside, softmax, mass_VN)
+            assert softmax.total_R is not None
             if not _in_place(row_N, inside.is_inside_N):
                 mass_VN = mass_VN.index_select(1, row_N)
             # At a boundary the mass is in units of the softmax's sum, inside a token it adds up to 1.
@@ -97,6 +94,35 @@ class PrefixAligner(Aligner):
             self._move_chain(mass_VN, logit_N - log_total_N, unit_N, rows)
             written_NV = mass_VN[: self.num_student_rows].T
             return finish(written_NV, mass_VN[self.num_student_rows], rows.student_token_N, unit_N)
+
+    def _read(
+        self,
+        teacher: TeacherRows,
+        row_N: Tensor,
+        rows: Rows,
+        inside: _Inside,
+        softmax: OnlineSoftmax,
+        mass_VN: Tensor,
+    ) -> Tensor:
+        """Write all rows as at shared boundaries, where C_r is the whole vocabulary: row i in column i.
+
+        Returns:
+            (N,): the logit of each position's own teacher token.
+        """
+        import torch
+
+        logit_N = torch.zeros(len(rows), device=row_N.device)
+        mass_VN.zero_()
+        for columns, logits_uN in teacher.tiles(width=len(rows)):
+            logits_uR = logits_uN[:, : teacher.num_rows]
+            inside.keep(columns, logits_uR)
+            logit_N = logits_at(columns, logits_uR, rows.teacher_token_N, row_N, logit_N)
+            factor_R = softmax.weigh(logits_uR)
+            if factor_R is not None:
+                mass_VN[:, : teacher.num_rows] *= factor_R
+            # Whole, though some columns are zero: between pieces of tensors it is several times slower.
+            mass_VN.index_add_(0, self.tables["first_token"][columns], logits_uN)
+        return logit_N
 
     def _nothing(self, row_N: Tensor) -> Targets:
         import torch
@@ -182,8 +208,10 @@ class _Inside:
 
     def keep(self, columns: slice, logits_uR: Tensor) -> None:
         """Keep what is needed of a tile."""
+        import torch
+
         if len(self.row_I):
-            self.logits_UI[columns] = logits_uR.index_select(1, self.row_I)
+            torch.index_select(logits_uR, 1, self.row_I, out=self.logits_UI[columns])
 
 
 def _chunks(cumulative: list[int]) -> Iterator[tuple[int, int]]:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 TILE_ELEMENTS = 1 << 20
@@ -68,14 +69,31 @@ class DenseRows(TeacherRows):
         return self.logits_RU[index_k].float().log_softmax(-1)
 
 
+class Workspace:
+    """Memory that is used again: a fresh tensor of some size costs a processor as much as filling it."""
+
+    def __init__(self) -> None:
+        self._buffer: Tensor | None = None
+
+    def empty(self, num_rows: int, num_columns: int, device: torch.device) -> Tensor:
+        """Return float32 (num_rows, num_columns), with anything in it; the one before is gone."""
+        import torch
+
+        size = num_rows * num_columns
+        if self._buffer is None or self._buffer.numel() < size or self._buffer.device != device:
+            self._buffer = None  # not both at a time
+            self._buffer = torch.empty(size, device=device)
+        return self._buffer[:size].view(num_rows, num_columns)
+
+
 class Tile:
-    """The memory of a tile, used again for the next one."""
+    """The memory of a tile, with columns of zeros behind those of the R rows."""
 
     def __init__(self, like: Tensor, size: int, num_rows: int, width: int) -> None:
         import torch
 
         self.num_rows, self.width = num_rows, max(width, num_rows)
-        self.buffer = like.new_zeros(size * self.width, dtype=torch.float32)
+        self.buffer = torch.zeros(size * self.width, device=like.device)
 
     def of(self, columns: slice) -> tuple[Tensor, Tensor]:
         """Return the part for R rows, (u, R), and the whole, (u, width), for some columns."""
@@ -89,9 +107,14 @@ class OnlineSoftmax:
 
     A weight is exp(logit - reference). The reference is the first tile's largest logit, and is moved where a
     later tile lies far above it; what was added up before is then too large by a factor.
+
+    Args:
+        careful: look for that. If not, `overflowed` says afterwards whether it should have been: it is nearly
+            never needed and costs a pass over all logits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, careful: bool = True) -> None:
+        self.careful = careful
         self.reference_R: Tensor | None = None
         self.total_R: Tensor | None = None
 
@@ -104,11 +127,10 @@ class OnlineSoftmax:
         import torch
 
         factor_R = None
-        # Not minus infinity, else a row without any possible token would be NaN.
-        largest_R = logits_uR.amax(0).clamp_min(torch.finfo(logits_uR.dtype).min)
         if self.reference_R is None or self.total_R is None:
-            self.reference_R, self.total_R = largest_R, torch.zeros_like(largest_R)
-        elif bool((largest_R - self.reference_R > MAX_RISE).any()):
+            self.reference_R = _largest(logits_uR)
+            self.total_R = torch.zeros_like(self.reference_R)
+        elif self.careful and bool(((largest_R := _largest(logits_uR)) - self.reference_R > MAX_RISE).any()):
             moved_R = torch.maximum(self.reference_R, largest_R)
             factor_R = (self.reference_R - moved_R).exp()
             self.reference_R, self.total_R = moved_R, self.total_R * factor_R
@@ -117,11 +139,23 @@ class OnlineSoftmax:
         return factor_R
 
     @property
+    def overflowed(self) -> bool:
+        """Whether a sum is infinite."""
+        return self.total_R is not None and bool(self.total_R.isinf().any())
+
+    @property
     def log_total_R(self) -> Tensor:  # noqa: N802 - a tensor, named like one
         """log of the sum of exp(logit), float32 (R,)."""
         assert self.reference_R is not None
         assert self.total_R is not None
         return self.reference_R + self.total_R.log()
+
+
+def _largest(logits_uR: Tensor) -> Tensor:
+    import torch
+
+    # Not minus infinity, else a row without any possible token would be NaN.
+    return logits_uR.amax(0).clamp_min(torch.finfo(logits_uR.dtype).min)
 
 
 def logits_at(columns: slice, logits_uR: Tensor, token_n: Tensor, row_n: Tensor, so_far_n: Tensor) -> Tensor:

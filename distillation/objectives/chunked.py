@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from distillation.alignment.teacher_rows import Workspace
+
 ChunkLoss = Callable[[tuple[Tensor, ...], slice], tuple[Tensor, Tensor]]
 """(logits_nV float32 of each layer, which positions) -> (loss, summed over the chunk; any statistics)."""
 LEAST_LOGIT = -1e4
@@ -53,14 +55,18 @@ class OutputLayer:
         return torch.nn.functional.linear(self.hidden_ND[chunk], self.weight_VD, self.bias_V).float()
 
     @torch.no_grad()
-    def logits_by_row(self, positions: slice | Tensor) -> Tensor:
-        """Return float32 logits (V, n), without a graph, the caller's own to overwrite."""
+    def logits_by_row(self, positions: slice | Tensor, workspace: Workspace) -> Tensor:
+        """Return float32 logits (V, n), without a graph, in the workspace and to be overwritten."""
         hidden_nD = self.hidden_ND[positions]
+        num_rows = self.hidden_ND.shape[1] if self.weight_VD is None else len(self.weight_VD)
+        logits_Vn = workspace.empty(num_rows, len(hidden_nD), hidden_nD.device)
         if self.weight_VD is None:
-            logits_Vn = hidden_nD.T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
             # Some models exclude a column by minus infinity, which times a probability of 0 is no number.
-            return logits_Vn.clamp_min_(LEAST_LOGIT)
-        logits_Vn = (self.weight_VD @ hidden_nD.T).float()
+            return logits_Vn.copy_(hidden_nD.T).clamp_min_(LEAST_LOGIT)
+        if hidden_nD.dtype == torch.float32:
+            torch.mm(self.weight_VD, hidden_nD.T, out=logits_Vn)
+        else:
+            logits_Vn.copy_(self.weight_VD @ hidden_nD.T)
         return logits_Vn if self.bias_V is None else logits_Vn.add_(self.bias_V[:, None])
 
 

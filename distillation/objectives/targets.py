@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from distillation.alignment.base import Aligner, Rows, Targets
+from distillation.alignment.teacher_rows import Workspace
 
 if TYPE_CHECKING:
     from distillation.objectives.batch import BatchView
@@ -84,10 +85,16 @@ class TargetSource:
             num_tail_N=num_tail_N,
             tail_log_prob_N=tail_log_prob_N,
         )
+        self._workspace = Workspace()
         self.companion_layer = None if companion is None else companion.layer(view, self.row_N)
 
     def of_chunk(self, chunk: slice, companion_logits_nV: Tensor | None = None) -> ChunkTargets:
-        """Return the targets of the positions `chunk`; the companion's logits of all of them, if any."""
+        """Return the targets of the positions `chunk`, which the next call may overwrite.
+
+        Args:
+            chunk: positions.
+            companion_logits_nV: the companion's logits of all of them, if there is one.
+        """
         index_m = (self.row_N[chunk] >= 0).nonzero().squeeze(1)
         # Boundaries first: their rows differ from each other, and an aligner may write them where they stand.
         is_inside_m = self.rows.num_emitted_N[index_m + chunk.start] > 0
@@ -116,7 +123,7 @@ class TargetSource:
         # Positions inside of one teacher token share its row. In the order of their first position.
         row_R, own_m = _first_seen(self.row_N[chosen_m])
         teacher = self.view.teacher.rows(self.view.teacher_states_MD[row_R], self.temperature)
-        return self.aligner.targets_of(teacher, own_m, self.rows[chosen_m])
+        return self.aligner.targets_of(teacher, own_m, self.rows[chosen_m], self._workspace)
 
     def _tails(self, num_tail_N: Tensor) -> Tensor:
         """Return the summed log-probability of the teacher tokens that each student token runs on into."""

@@ -9,6 +9,7 @@ import torch
 from objective_reference import make_batch
 from torch import Tensor
 
+from distillation.alignment.teacher_rows import Workspace
 from distillation.config import ObjectiveSettings, TermWeights
 from distillation.objectives import closed_form
 from distillation.objectives.cached import Columns
@@ -119,7 +120,7 @@ def test_dense_gradient_equals_finite_differences() -> None:
 def test_excluded_columns_are_no_nan() -> None:
     logits_NV = torch.randn(3, 6)
     logits_NV[:, 4:] = -torch.inf
-    logits_Vn = OutputLayer(logits_NV).logits_by_row(slice(0, 3))
+    logits_Vn = OutputLayer(logits_NV).logits_by_row(slice(0, 3), Workspace())
     found = dense_losses(logits_Vn, torch.arange(3), torch.eye(6)[:, :3].contiguous(), Weights(1.0, 1.0))
     assert torch.isfinite(found.divergence_m).all()
     assert torch.isfinite(found.gradient_nV).all()

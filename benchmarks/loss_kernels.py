@@ -21,6 +21,7 @@ process (of the device, on one) rises by over what the models and states take. E
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from typing import Any
 
 from benchmarks.alignment import read_texts
 
+TEXTS = ("LICENSE", "docs/benchmarks.md")
 VARIANTS = ("products", "ours", "naive", "sorted L1")
 
 
@@ -79,6 +81,13 @@ def make_case(options: argparse.Namespace) -> Case:
     sizes = {"num_teacher_rows": options.rows[0], "num_student_rows": options.rows[1]}
     aligner = build_aligner("prefix", *tokenizers, **sizes)
     windows = make_windows(PairEncoder(*tokenizers), read_texts(options.texts), options.window)
+    starts = [start_token_id(tokenizer) or 0 for tokenizer in tokenizers]
+    pairs, num_positions = [], 0
+    for pair in itertools.cycle(windows.pairs):  # a short text is read again
+        pairs.append(pair)
+        num_positions += len(pair.student.ids)
+        if num_positions >= options.positions:
+            break
     starts = [start_token_id(tokenizer) or 0 for tokenizer in tokenizers]
     pairs, num_positions = [], 0
     for pair in windows.pairs:
@@ -240,7 +249,7 @@ def measure(options: argparse.Namespace, own_arguments: Sequence[str]) -> dict[s
     memory = {
         variant: int(
             subprocess.run(
-                [sys.executable, "-m", "benchmarks.loss_kernels", *own_arguments, "--memory-of", variant],
+                [sys.executable, "-m", "benchmarks.loss_kernels", "--memory-of", variant, *own_arguments],
                 check=True,
                 capture_output=True,
                 text=True,
@@ -289,17 +298,15 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table, or JSON."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options of the command line."""
     sample = "distillation/sample"
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.loss_kernels", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--teacher", default=f"{sample}/teacher", help="folder with the teacher's tokenizer")
     parser.add_argument("--student", default=f"{sample}/student", help="folder with the student's tokenizer")
-    parser.add_argument(
-        "texts", nargs="*", default=["LICENSE", "docs/benchmarks.md"], help="UTF-8 text files"
-    )
+    parser.add_argument("texts", nargs="*", default=list(TEXTS), help="UTF-8 text files")
     parser.add_argument("--rows", type=int, nargs=2, default=[151_936, 49_152], help="output rows of both")
     parser.add_argument("--widths", type=int, nargs=2, default=[1024, 576])
     parser.add_argument("--positions", type=int, default=2048)
@@ -310,11 +317,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--memory-of", choices=VARIANTS, help=argparse.SUPPRESS)
-    options = parser.parse_intermixed_args(arguments)
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table, or JSON."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parse(given)
     if options.memory_of:
         print(peak_memory(make_case(options), options.memory_of))
         return 0
-    result = measure(options, list(arguments if arguments is not None else sys.argv[1:]))
+    result = measure(options, given)
     print(json.dumps(result, indent=2) if options.json else markdown(result))
     return 0
 

@@ -1,0 +1,79 @@
+"""How the loss grows with positions, vocabularies and widths.
+
+    python -m benchmarks.scaling [--teacher DIR --student DIR TEXT...] [--json]
+
+The cases of `benchmarks.loss_kernels`, with one size changed at a time. Time is per position, and beside the
+bare matrix products of the same sizes, both the fastest of some rounds. Memory is what the peak of a fresh
+process rises by, less the gradients themselves, which any method returns: the hidden states' and the output
+layer's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from benchmarks import loss_kernels
+
+SWEEPS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "positions": tuple(("--positions", str(number << 10)) for number in (1, 2, 4, 8, 16)),
+    "teacher's vocabulary": tuple(("--rows", str(rows), "49152") for rows in (32_000, 64_000, 151_936)),
+    "student's vocabulary": tuple(("--rows", "151936", str(rows)) for rows in (16_000, 49_152, 128_000)),
+    "widths": tuple(("--widths", *widths) for widths in (("512", "256"), ("1024", "576"), ("2048", "1024"))),
+}
+
+
+def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield one result of `loss_kernels.measure` a case, with the name of its sweep."""
+    shared = ["--teacher", options.teacher, "--student", options.student, "--device", options.device]
+    shared += ["--dtype", options.dtype, "--rounds", str(options.rounds), "--variants", "products", "ours"]
+    for sweep in options.sweeps:
+        for changed in SWEEPS[sweep]:
+            arguments = [*shared, *changed, "--", *options.texts]
+            case = loss_kernels.parse(arguments)
+            yield {"sweep": sweep} | loss_kernels.measure(case, arguments)
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Return the results as a table."""
+    lines = [
+        f"{results[0]['dtype']}, {results[0]['device']}.",
+        "",
+        "| sweep | positions | output rows | widths | ms/position | of the products | memory |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for result in results:
+        seconds, number = result["seconds"], result["num_positions"]
+        (teacher_rows, student_rows), (teacher_width, student_width) = result["rows"], result["widths"]
+        gradients = 4 * student_width * (number + student_rows)
+        lines.append(
+            f"| {result['sweep']} | {number:,} | {teacher_rows:,} → {student_rows:,} "
+            f"| {teacher_width:,}, {student_width:,} | {1000 * seconds['ours'] / number:.2f} "
+            f"| {seconds['ours'] / seconds['products']:.2f} × "
+            f"| {(result['memory']['ours'] - gradients) / 2**20:,.0f} MiB |"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table, or JSON."""
+    sample = "distillation/sample"
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__.split("\n")[0])
+    parser.add_argument("--teacher", default=f"{sample}/teacher", help="folder with the teacher's tokenizer")
+    parser.add_argument("--student", default=f"{sample}/student", help="folder with the student's tokenizer")
+    parser.add_argument("texts", nargs="*", default=list(loss_kernels.TEXTS), help="UTF-8 text files")
+    parser.add_argument("--sweeps", nargs="+", default=list(SWEEPS), choices=SWEEPS)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_intermixed_args(arguments)
+    results = list(measure(options))
+    print(json.dumps(results, indent=2) if options.json else table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -36,11 +36,16 @@ format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/ready  ## the figures of docs/benchmarks.md; two to three hours on two cores
+bench: .venv/ready  ## the figures of docs/benchmarks.md; about five hours on two cores, nothing beside it
 	$(BIN)/python -m benchmarks.alignment --teacher distillation/sample/teacher --student distillation/sample/student README.md LICENSE docs/*.md
+	$(BIN)/python -m benchmarks.loss_kernels
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.seeds
+	$(BIN)/python -m benchmarks.cache
 	$(BIN)/python -m benchmarks.objectives
 	$(BIN)/python -m benchmarks.objectives --speed
+	$(BIN)/pip install --quiet --editable ".[compare]" --constraint constraints.txt && $(BIN)/python -m benchmarks.gold
 
 sample: .venv/ready  ## train the embedded pair anew into outputs/sample, about an hour on two cores
 	$(BIN)/python -m distillation.sample.make outputs/sample

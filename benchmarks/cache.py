@@ -1,6 +1,6 @@
 """Does a student learn as well from the teacher cache as beside the live teacher, and how much faster?
 
-    python -m benchmarks.cache [--seeds 0 1 2] [training.max_steps=300 ...]
+    python -m benchmarks.cache [--seeds 0 1 2] [--json] [training.max_steps=300 ...]
 
 All students of a seed start from the same weights and see the same windows in the same order. Bits per byte
 are of the held-out documents that no checkpoint was chosen on. Seconds are of whole jobs, evaluations and
@@ -10,6 +10,7 @@ start-up among them; a finished job is not trained again, and its seconds are th
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cache", description=__doc__)
     parser.add_argument("-c", "--config", default="configs/quickstart.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--json", action="store_true", help="print the raw figures instead of the table")
     parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE")
     options = parser.parse_intermixed_args(arguments)
-    print(table(measure(read_settings(options.config, options.overrides), options.seeds)))
+    result = measure(read_settings(options.config, options.overrides), options.seeds)
+    print(json.dumps(result, indent=2) if options.json else table(result))
 
 
 if __name__ == "__main__":

@@ -160,8 +160,9 @@ class _ChunkedOutputLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         scale = grad_outputs[0]  # the statistics are numbers to log and carry no gradient
+        # In place, for want of a second copy; autograd itself refuses a second pass over changed tensors.
         grads = [
-            None if grad is None else (grad * scale).to(dtype)
+            None if grad is None else grad.mul_(scale).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return (None, None, *grads)

@@ -218,6 +218,7 @@ class _Run:
             greater_is_better=False,
             remove_unused_columns=False,
             dataloader_pin_memory=self.device == "cuda",
+            dataloader_num_workers=num_loaders(self.device),
             seed=self.job.seed,
             data_seed=self.job.seed,
             report_to=[],
@@ -252,7 +253,8 @@ class _Run:
         tokens *= self.job.training.gradient_accumulation_steps * trainer.args.world_size
         left = (steps - done) * seconds * self.job.training.gradient_accumulation_steps
         resumed = f", going on at step {done}" if done else ""
-        size = f"{steps} steps, about {steps * tokens:,.0f} tokens on {self.device}"
+        padding = trainer._get_train_sampler().padding_share()
+        size = f"{steps} steps, about {steps * tokens:,.0f} tokens on {self.device}, {padding:.1%} padding"
         return f"{self.job.variant}: {size}{resumed}; about {left / 60:.1f} min"
 
     def _save_student(self, trainer: DistillationTrainer) -> None:
@@ -263,6 +265,14 @@ class _Run:
         self.student_tokenizer.save_pretrained(draft)
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
+
+
+def num_loaders(device: str) -> int:
+    """Return how many processes make batches: one beside a CUDA device, which then never waits for them.
+
+    On a processor making a batch takes a thousandth of a step, and a process more would take a core from it.
+    """
+    return 1 if device == "cuda" else 0
 
 
 def _drop_incomplete_checkpoints(directory: Path) -> None:

@@ -130,7 +130,9 @@ class DistillationTrainer(Trainer):
         self.objective.progress = self.state.global_step / max(self.state.max_steps, 1)
         self._measure_gradient_shares(inputs)
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
-        self.sums = self.sums + outputs["statistics"].float().cpu()
+        # Summed where they are: a copy to the processor would wait for the accelerator at each step.
+        statistics = outputs["statistics"].float()
+        self.sums = self.sums.to(statistics.device) + statistics
         loss = outputs["loss"]
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             # Tokens were counted over all processes, and DDP takes the mean of their gradients.

@@ -216,3 +216,12 @@ class LengthBatchedSampler(Sampler[int]):
             yield from full[index].tolist()
         for batch in rest:
             yield from batch.tolist()
+
+    def padding_share(self) -> float:
+        """Return which share of the positions of this epoch's batches is padding."""
+        order = self.lengths[list(self)]
+        num_padded = sum(
+            int(batch.max()) * len(batch)
+            for batch in np.split(order, range(self.batch_size, len(order), self.batch_size))
+        )
+        return 1.0 - float(order.sum()) / num_padded

@@ -73,6 +73,17 @@ def test_no_position_costs_nothing_and_has_no_gradient() -> None:
     assert (weight.grad == 0).all()
 
 
+def test_a_second_backward_pass_is_refused() -> None:
+    hidden = torch.randn(5, 3, requires_grad=True)
+    labels = torch.randint(0, 3, (5,))
+    loss, _ = chunked_output_loss(
+        [OutputLayer(hidden)], by_autograd(loss_pieces(labels)), even_chunks(len(hidden), 2)
+    )
+    torch.autograd.grad(loss, hidden, retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, hidden)
+
+
 def test_half_precision_keeps_reductions_in_float32() -> None:
     torch.manual_seed(2)
     hidden = torch.randn(64, 8)

@@ -156,6 +156,21 @@ def test_training_learns_and_a_finished_job_returns_at_once(parts, tmp_path) -> 
     assert (again.student_dir / "model.safetensors").stat().st_mtime_ns == modified
 
 
+def test_batches_of_another_process_train_the_same_student(parts, tmp_path, monkeypatch) -> None:
+    settings, corpus, aligner = parts
+    short = settings.training.model_copy(update={"max_steps": 4, "evaluations": 1})
+    settings = settings.model_copy(update={"training": short})
+    students = []
+    for loaders in (0, 1):
+        monkeypatch.setattr("distillation.training.run.num_loaders", lambda device, number=loaders: number)
+        job_dir = prepare_job(
+            corpus, settings=settings, aligner=aligner, output_dir=tmp_path / f"{loaders} loaders"
+        )
+        students.append(load_file(run_job(job_dir).student_dir / "model.safetensors"))
+    for name, tensor in students[0].items():
+        assert tensor.equal(students[1][name]), name
+
+
 def test_an_incomplete_checkpoint_is_dropped(parts, tmp_path) -> None:
     from distillation.training.run import _drop_incomplete_checkpoints, _last_checkpoint
 

@@ -172,9 +172,10 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
 def test_batches_hold_windows_of_like_length() -> None:
     lengths = np.random.default_rng(0).integers(1, 200, 4000)
-    order = np.array(list(LengthBatchedSampler(lengths.tolist(), 8, seed=0)))
-    batches = lengths[order].reshape(-1, 8)
+    sampler = LengthBatchedSampler(lengths.tolist(), 8, seed=0)
+    batches = lengths[np.array(list(sampler))].reshape(-1, 8)
     padded = batches.max(1).sum() * 8
     assert padded / lengths.sum() < 1.1
+    assert sampler.padding_share() == pytest.approx(1 - lengths.sum() / padded)
     shuffled = np.random.default_rng(1).permutation(lengths).reshape(-1, 8)
     assert shuffled.max(1).sum() * 8 / lengths.sum() > 1.5

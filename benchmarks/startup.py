@@ -5,8 +5,8 @@
 The pipeline runs once, uncached, in a fresh ZenML home and folder. A thread looks at the main thread's stack
 every few milliseconds and books the time since its last look: to the step whose function, inputs or outputs
 ZenML is at, and to what the innermost telling frame belongs to. "Models" is forward and backward passes, the
-loss with its targets, and the optimiser; "imports" is anything below the import system. Commands are started
-in fresh processes, the fastest of three.
+loss with its targets, the optimiser, and measuring; "imports" is anything below the import system. Commands are
+started in fresh processes, the fastest of three.
 """
 
 from __future__ import annotations
@@ -30,36 +30,24 @@ INTERVAL = 0.01
 OUTSIDE = "before and after"
 MODELS = "models"
 PLACES = (
+    (MODELS, ("/torch/nn/", "/torch/autograd/", "/torch/optim/", "/torch/utils/checkpoint")),
+    (MODELS, ("/transformers/models/", "/transformers/integrations/", "/transformers/generation/")),
+    (MODELS, ("/distillation/objectives/", "/distillation/teacher/live", "/distillation/evaluation/")),
     (
         MODELS,
-        (
-            "/torch/nn/",
-            "/torch/autograd/",
-            "/torch/optim/",
-            "/transformers/models/",
-            "/transformers/generation/",
+        tuple(
+            f"/distillation/alignment/{name}"
+            for name in ("teacher_rows", "prefix", "base", "by_id", "shared")
         ),
     ),
-    (
-        MODELS,
-        ("/distillation/objectives/", "/distillation/alignment/teacher_rows", "/distillation/teacher/live"),
-    ),
-    (
-        "data",
-        (
-            "/distillation/corpus/",
-            "/distillation/training/windows",
-            "/distillation/alignment/",
-            "/tokenizers/",
-        ),
-    ),
-    ("data", ("/datasets/", "/great_expectations/", "/distillation/fingerprint", "/distillation/files")),
+    ("data", ("/distillation/corpus/", "/distillation/training/windows", "/distillation/alignment/")),
+    ("data", ("/tokenizers/", "/datasets/", "/great_expectations/", "/transformers/tokenization")),
     ("figures", ("/matplotlib/", "/distillation/report/")),
     ("MLflow", ("/mlflow/", "/tracking/")),
     ("ZenML", ("/zenml/",)),
     ("Trainer", ("/transformers/", "/accelerate/", "/distillation/training/")),
 )
-"""Group -> parts of file names, the first that fits a frame; frames are looked at from the innermost out."""
+"""Group -> parts of file names; the first that fits a frame. Frames are looked at from the innermost out."""
 GROUPS = (MODELS, "Trainer", "data", "figures", "MLflow", "ZenML", "imports", "other")
 COMMANDS = {
     "python -m pipelines.distillation --help": ("-m", "pipelines.distillation", "--help"),

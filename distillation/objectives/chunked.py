@@ -191,7 +191,8 @@ class _LayerGradients:
             self.bias_V += grad_nV.sum(0)
         grad_nV = grad_nV.to(hidden_nD.dtype)
         if self.hidden_ND is not None:
-            self.hidden_ND[positions] = grad_nV if weight_VD is None else grad_nV @ weight_VD
+            grad_nD = grad_nV if weight_VD is None else grad_nV @ weight_VD
+            self.hidden_ND[positions] = grad_nD.to(self.hidden_ND.dtype)  # autocast's products are in its own
         if self.weight_VD is not None:
             if self.weight_VD.dtype == hidden_nD.dtype:
                 torch.addmm(self.weight_VD, grad_nV.T, hidden_nD, out=self.weight_VD)

@@ -167,6 +167,28 @@ def test_gradient_accumulation_divides_by_all_tokens(models) -> None:
     assert half == pytest.approx(loss / 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("temperature", [1.0, 1.5])  # in closed form, and by autograd
+def test_mixed_precision_is_close_to_float32(models, dtype: torch.dtype, temperature: float) -> None:
+    """fp16 with a scaled loss, as a gradient scaler has it; the sums stay in float32."""
+    student, aligner, batch = make_batch(models, "prefix", same=False)
+    settings = {"terms": weighted(0.7), "temperature": temperature, "chunk_size": 7}
+    loss, grads, _ = run(models, student, aligner, batch, **settings)
+    objective = DistillationObjective(ObjectiveSettings(**settings), aligner, LiveTeacher(models["teacher"]))
+    student.zero_grad()
+    scale = 2.0**12
+    with distilling(student, objective):
+        with torch.autocast("cpu", dtype=dtype):
+            half = student(**batch)["loss"]
+        (scale * half).backward()
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(loss, rel=5e-3)
+    for name, parameter in student.named_parameters():
+        found, expected = parameter.grad.flatten() / scale, grads[name].flatten()
+        assert torch.nn.functional.cosine_similarity(found, expected, dim=0) > 0.995, name
+        assert found.norm().item() == pytest.approx(expected.norm().item(), rel=0.02), name
+
+
 def test_text_alone_is_language_modelling(models) -> None:
     student, _, batch = make_batch(models, "prefix", same=False)
     objective = DistillationObjective(ObjectiveSettings(terms=TEXT_ALONE))

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from training_settings import make_settings
 
@@ -154,6 +155,35 @@ def test_training_learns_and_a_finished_job_returns_at_once(parts, tmp_path) -> 
     assert time.perf_counter() - started < 1.0
     assert again == result
     assert (again.student_dir / "model.safetensors").stat().st_mtime_ns == modified
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_student(parts, tmp_path) -> None:
+    """Data parallel: each process takes half of a step's windows, and the tokens of both are divided by."""
+    settings, corpus, aligner = parts
+    students, losses = [], []
+    for world, batch_size in ((1, 4), (2, 2)):
+        training = {"batch_size": batch_size, "max_steps": 6, "evaluations": 1}
+        shared = settings.model_copy(update={"training": settings.training.model_copy(update=training)})
+        job_dir = prepare_job(corpus, settings=shared, aligner=aligner, output_dir=tmp_path / f"{world}")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*command, "-m", "distillation.training", str(job_dir)],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        students.append(load_file(job_dir / "student" / "model.safetensors"))
+        lines = [line for line in read_metrics(job_dir / "metrics.jsonl") if "loss" in line["metrics"]]
+        losses.append([(line["tokens"], line["metrics"]["forward_kl"]) for line in lines])
+    for (tokens, one), (same_tokens, two) in zip(*losses, strict=True):
+        assert tokens == same_tokens
+        assert one == pytest.approx(two, rel=1e-4)
+    for name, tensor in students[0].items():
+        torch.testing.assert_close(tensor, students[1][name], rtol=1e-3, atol=1e-4)
 
 
 def test_batches_of_another_process_train_the_same_student(parts, tmp_path, monkeypatch) -> None:

@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM := false
 	$(BIN)/pip install --quiet --editable ".[check]" --constraint constraints.txt
 	touch $@
 
-quickstart: .venv/ready  ## distil the embedded teacher into the embedded student, about 5 minutes
+quickstart: .venv/ready  ## distil the embedded teacher into the embedded student, about 4 minutes
 	$(BIN)/python -m stacks.local
 	$(BIN)/zenml pipeline run pipelines.distillation.distillation_pipeline -c configs/quickstart.yaml -s local
 

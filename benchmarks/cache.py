@@ -1,6 +1,6 @@
 """Does a student learn as well from the teacher cache as beside the live teacher, and how much faster?
 
-    python -m benchmarks.cache [--seeds 0 1 2] [--json] [training.max_steps=300 ...]
+    python -m benchmarks.cache [training.max_steps=300 ...] [--seeds 0 1 2] [--json]
 
 All students of a seed start from the same weights and see the same windows in the same order. Bits per byte
 are of the held-out documents that no checkpoint was chosen on. Seconds are of whole jobs, evaluations and

@@ -1,6 +1,6 @@
 """Is the realised chain moved in the right places? An ablation of the aligner `prefix`.
 
-    python -m benchmarks.prefix_chain [--seeds 0 1 2] [NAME=VALUE ...]
+    python -m benchmarks.prefix_chain [NAME=VALUE ...] [--seeds 0 1 2] [--json]
 
 `prefix` moves the chain value of the text's own teacher tokens to the text's own student token, at every row:
 phi does not know how the student cuts the text at hand. The alternatives are to move it only where the
@@ -12,6 +12,7 @@ from the same start on the same windows.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -39,15 +40,11 @@ def train_with(rule: str, job_dir: Path) -> None:
 
     move = PrefixAligner._move_chain
 
-    def moved(
-        self: PrefixAligner, mass: Tensor, log_total_N: Tensor, log_probs_NU: Tensor, rows: Rows
-    ) -> None:
-        before = mass.clone()
-        move(self, mass, log_total_N, log_probs_NU, rows)
-        kept_N = (
-            rows.num_tail_N == 0 if rule == "past" else torch.ones_like(rows.num_tail_N, dtype=torch.bool)
-        )
-        mass[kept_N] = before[kept_N]
+    def moved(self: PrefixAligner, mass_VN: Tensor, log_prob_N: Tensor, unit_N: Tensor, rows: Rows) -> None:
+        before_VN = mass_VN.clone()
+        move(self, mass_VN, log_prob_N, unit_N, rows)
+        kept_N = torch.ones(len(rows), dtype=torch.bool) if rule == "never" else rows.num_tail_N == 0
+        mass_VN[:, kept_N] = before_VN[:, kept_N]
 
     if rule != "every row":
         PrefixAligner._move_chain = moved  # type: ignore[method-assign]
@@ -73,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-c", "--config", default="configs/quickstart.yaml")
     parser.add_argument("--folder", type=Path, default=Path("outputs/benchmarks/prefix_chain"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--json", action="store_true", help="print the raw figures instead of the table")
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--rule", choices=RULES, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE")
@@ -83,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     comparison = Comparison(read_settings(options.config, options.overrides), options.folder)
     found = {rule: [measure(comparison, rule, seed) for seed in options.seeds] for rule in RULES}
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
     print("| the chain is moved | bits per byte ± 95 % | behind the rule ± 95 % |\n|---|---:|---:|")
     for rule, values in found.items():
         mean, half = interval(values)

@@ -1,6 +1,6 @@
 """Does distillation beat training on text alone? Students, controls and seeds on the embedded default.
 
-    python -m benchmarks.seeds [--seeds 0 1 2] [--json] [training.learning_rate=1e-3 ...]
+    python -m benchmarks.seeds [training.learning_rate=1e-3 ...] [--seeds 0 1 2] [--json]
 
 All students of a seed start from the same weights and see the same windows in the same order for the same
 number of steps. Bits per byte are of the held-out documents that no checkpoint was chosen on. Intervals are

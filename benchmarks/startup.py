@@ -5,8 +5,8 @@
 The pipeline runs once, uncached, in a fresh ZenML home and folder. A thread looks at the main thread's stack
 every few milliseconds and books the time since its last look: to the step whose function, inputs or outputs
 ZenML is at, and to what the innermost telling frame belongs to. "Models" is forward and backward passes, the
-loss with its targets, the optimiser, and measuring; "imports" is anything below the import system. Commands are
-started in fresh processes, the fastest of three.
+loss with its targets, the optimiser, and measuring; "imports" is anything below the import system. Commands
+are started in fresh processes, the fastest of three.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 
 import numpy as np
@@ -170,11 +171,12 @@ def test_gradient_accumulation_divides_by_all_tokens(models) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("temperature", [1.0, 1.5])  # in closed form, and by autograd
 def test_mixed_precision_is_close_to_float32(models, dtype: torch.dtype, temperature: float) -> None:
-    """fp16 with a scaled loss, as a gradient scaler has it; the sums stay in float32."""
+    """As on an accelerator: a teacher in `dtype`, autocast, a scaled loss; the sums stay in float32."""
     student, aligner, batch = make_batch(models, "prefix", same=False)
     settings = {"terms": weighted(0.7), "temperature": temperature, "chunk_size": 7}
     loss, grads, _ = run(models, student, aligner, batch, **settings)
-    objective = DistillationObjective(ObjectiveSettings(**settings), aligner, LiveTeacher(models["teacher"]))
+    teacher = LiveTeacher(copy.deepcopy(models["teacher"]).to(dtype))
+    objective = DistillationObjective(ObjectiveSettings(**settings), aligner, teacher)
     student.zero_grad()
     scale = 2.0**12
     with distilling(student, objective):

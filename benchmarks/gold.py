@@ -26,6 +26,7 @@ from typing import Any
 from benchmarks.seeds import bits_of, interval, read_settings, speed
 from distillation.config import Settings, parse_settings
 from distillation.files import write_json
+from distillation.fingerprint import digest_of
 
 TEXT_WEIGHT = 0.1
 GOLD = {"GOLD": (0.0, 1.0), "GOLD + text": (TEXT_WEIGHT, 1 - TEXT_WEIGHT)}
@@ -98,7 +99,6 @@ def measure(settings: Settings, seeds: Sequence[int], folder: Path) -> dict[str,
     from distillation.alignment import build_aligner
     from distillation.corpus import load_corpus
     from distillation.models import load_pair
-    from distillation.training import prepare_job, read_metrics
 
     models = settings.models
     tokenizers, rows = load_pair(models)
@@ -111,19 +111,8 @@ def measure(settings: Settings, seeds: Sequence[int], folder: Path) -> dict[str,
             if name in GOLD:
                 student, figures = _train_gold(name, seeded, corpus, folder)
             else:
-                variant: Any = "distilled" if name == "ours" else "text_only"
-                job_dir = prepare_job(
-                    corpus,
-                    settings=seeded,
-                    variant=variant,
-                    aligner=aligner if name == "ours" else None,
-                    output_dir=folder / "jobs",
-                )
-                _run("distillation.training", str(job_dir))
-                memory = max(
-                    line["metrics"].get("memory_mb", 0.0) for line in read_metrics(job_dir / "metrics.jsonl")
-                )
-                student, figures = job_dir / "student", {"speed": speed(job_dir), "memory": memory}
+                used = aligner if name == "ours" else None
+                student, figures = _train_ours(seeded, corpus, used, folder)
             reference = models.student.model_copy(update={"path": str(student)})
             figures["bits"] = bits_of(reference, "student", settings, corpus.test_texts)
             for key, value in figures.items():
@@ -142,10 +131,24 @@ def _run(module: str, *arguments: str) -> None:
         raise RuntimeError(f"{module} {' '.join(arguments)}: {done.stderr.decode()[-2000:]}")
 
 
+def _train_ours(settings: Settings, corpus: Any, aligner: Any, folder: Path) -> tuple[Path, dict[str, float]]:
+    """Train by the product's own command; on text alone without an aligner."""
+    from distillation.training import prepare_job, read_metrics
+
+    variant: Any = "text_only" if aligner is None else "distilled"
+    job_dir = prepare_job(
+        corpus, settings=settings, variant=variant, aligner=aligner, output_dir=folder / "jobs"
+    )
+    _run("distillation.training", str(job_dir))
+    lines = read_metrics(job_dir / "metrics.jsonl")
+    memory = max(line["metrics"].get("memory_mb", 0.0) for line in lines)
+    return job_dir / "student", {"speed": speed(job_dir), "memory": memory}
+
+
 def _train_gold(name: str, settings: Settings, corpus: Any, folder: Path) -> tuple[Path, dict[str, float]]:
     """Train by GOLD in a process of its own, on the windows that ours sees."""
     from distillation.alignment import PairEncoder
-    from distillation.models import load_tokenizer, start_token_id
+    from distillation.models import load_tokenizer, resolve_path, start_token_id
     from distillation.training.windows import LengthBatchedSampler, make_windows
 
     training, models = settings.training, settings.models
@@ -154,112 +157,24 @@ def _train_gold(name: str, settings: Settings, corpus: Any, folder: Path) -> tup
     num_steps = training.max_steps or len(windows) // training.batch_size
     order = list(LengthBatchedSampler(windows.lengths, training.batch_size, settings.seed))
     chosen = [windows[index].student.ids for index in order[: num_steps * training.batch_size]]
-    job_dir = folder / "gold" / f"{name.replace(' ', '')}-{settings.seed}"
+    job = {
+        "teacher": resolve_path(models.teacher, "teacher"),
+        "student": resolve_path(models.student, "student"),
+        "seed": settings.seed,
+        "num_steps": num_steps,
+        "weights": GOLD[name],
+        "training": training.model_dump(mode="json", exclude={"output_dir"}),
+        "texts": [student.decode(ids, clean_up_tokenization_spaces=False) for ids in chosen],
+        "start": student.decode([start_token_id(student)]),  # the trainer wants a prompt of some token
+        "num_tokens": sum(len(ids) for ids in chosen),
+    }
+    job_dir = folder / "gold" / digest_of(job)
     done = job_dir / "figures.json"
     if not done.exists():
         job_dir.mkdir(parents=True, exist_ok=True)
-        write_json(
-            job_dir / "job.json",
-            {
-                "teacher": models.teacher.path,
-                "student": models.student.path,
-                "seed": settings.seed,
-                "num_steps": num_steps,
-                "weights": GOLD[name],
-                "training": training.model_dump(mode="json"),
-                "texts": [student.decode(ids, clean_up_tokenization_spaces=False) for ids in chosen],
-                "start": student.decode(
-                    [start_token_id(student)]
-                ),  # the trainer wants a prompt of some token
-                "num_tokens": sum(len(ids) for ids in chosen),
-            },
-        )
-        _run("benchmarks.gold", "--train", str(job_dir))
+        write_json(job_dir / "job.json", job)
+        _run("benchmarks.gold_trainer", str(job_dir))
     return job_dir / "student", json.loads(done.read_text())
-
-
-def train_gold(job_dir: Path) -> None:
-    """Run the GOLD trainer on the texts of `job_dir` and write its student and figures."""
-    from statistics import median
-
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl.experimental.gold import GOLDConfig, GOLDTrainer
-
-    from distillation.training.callbacks import peak_memory_mb
-
-    job = json.loads((job_dir / "job.json").read_text())
-    training, (text_weight, teacher_weight) = job["training"], job["weights"]
-    student, teacher = (
-        AutoModelForCausalLM.from_pretrained(job[role], dtype="float32") for role in ("student", "teacher")
-    )
-    tokenizer = AutoTokenizer.from_pretrained(job["student"])
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # the trainer asks for one
-    clock = _step_clock()
-    trainer = GOLDTrainer(
-        model=student,
-        teacher_model=teacher,
-        processing_class=tokenizer,
-        train_dataset=Dataset.from_dict(
-            {"prompt": [job["start"]] * len(job["texts"]), "completion": job["texts"]}
-        ),
-        callbacks=[clock],
-        args=GOLDConfig(
-            output_dir=str(job_dir / "trainer"),
-            max_steps=job["num_steps"],
-            per_device_train_batch_size=training["batch_size"],
-            gradient_accumulation_steps=1,
-            learning_rate=training["learning_rate"],
-            lr_scheduler_type=training["schedule"],
-            warmup_steps=round(training["warmup_share"] * job["num_steps"]),
-            weight_decay=training["weight_decay"],
-            max_grad_norm=training["max_grad_norm"],
-            adam_beta2=0.98,
-            bf16=False,
-            use_cpu=True,
-            max_length=2 * training["max_length"],
-            max_completion_length=training["max_length"],
-            lmbda=0.0,
-            use_uld_loss=True,
-            use_extended_uld=True,
-            uld_use_hybrid_loss=True,
-            uld_token_merge_strategy="bayesian",
-            uld_crossentropy_weight=text_weight,
-            uld_distillation_weight=teacher_weight,
-            teacher_tokenizer_name_or_path=job["teacher"],
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            seed=job["seed"],
-        ),
-    )
-    trainer.train()
-    trainer.save_model(str(job_dir / "student"))
-    tokens = job["num_tokens"] / job["num_steps"]
-    write_json(
-        job_dir / "figures.json",
-        {"speed": tokens / median(clock.seconds), "memory": peak_memory_mb("cpu")},
-    )
-
-
-def _step_clock() -> Any:
-    """Return a callback that keeps the seconds of each step, from its batch to the updated weights."""
-    import time
-
-    from transformers import TrainerCallback
-
-    class StepClock(TrainerCallback):
-        def __init__(self) -> None:
-            self.seconds: list[float] = []
-            self.last: float | None = None
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            now = time.perf_counter()
-            if self.last is not None:
-                self.seconds.append(now - self.last)
-            self.last = now
-
-    return StepClock()
 
 
 def table(result: dict[str, Any]) -> str:
@@ -303,18 +218,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the raw figures instead of the table")
     parser.add_argument("--make-only", action="store_true", help="make the models and stop")
-    parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE")
     options = parser.parse_intermixed_args(arguments)
-    if options.train is not None:
-        return train_gold(options.train)
     settings = read_settings(options.config, options.overrides)
     if options.tokenizers:
         settings = make_pair(options, settings)
     if not options.make_only:
         result = measure(settings, options.seeds, options.folder)
         print(json.dumps(result, indent=2) if options.json else table(result))
-    return None
 
 
 if __name__ == "__main__":

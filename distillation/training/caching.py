@@ -133,8 +133,9 @@ class _Filling:
         corpus = read_corpus(request / "corpus")
         windows = make_windows(PairEncoder(*self.tokenizers), corpus.train, settings.training.max_length)
         found = {window_key(pair): pair for pair in windows.pairs}
-        # Windows of like length share a batch, and hence little padding; the key makes the order unique.
-        order = sorted(found, key=lambda key: (len(found[key].student.ids), key))
+        # Windows that are alike in length for the teacher share a batch, and hence little padding; the key
+        # makes the order unique.
+        order = sorted(found, key=lambda key: (len(found[key].teacher.ids), key))
         self.pairs: dict[bytes, EncodedPair] = {key: found[key] for key in order}
         identity = self._identity()
         # Beside the folder of the requests, wherever that has been moved.

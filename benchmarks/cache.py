@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.seeds import bits_of, interval, read_settings, speed
+from benchmarks.seeds import bits_of, interval, read_settings, speed, to_stderr
 from distillation.config import CacheSettings, Settings
 
 KINDS: tuple[str | None, ...] = (None, "sampling", "top_k")
@@ -41,14 +41,14 @@ def measure(settings: Settings, seeds: Sequence[int]) -> list[dict[str, Any]]:
         if chosen is not None:
             folder = Path(settings.training.output_dir).parent / "teacher_caches"
             request = prepare_cache(corpus, settings=cached, aligner=aligner, output_dir=folder)
-            cache = fill_cache(request)
+            cache = fill_cache(request, on_estimate=to_stderr)
         row: dict[str, Any] = {"kind": kind or "live", "bits": [], "seconds": [], "speed": []}
         row["figures"] = {} if cache is None else cache.metrics
         for seed in seeds:
             job_dir = prepare_job(
                 corpus, settings=cached.model_copy(update={"seed": seed}), aligner=aligner, cache=cache
             )
-            trained = run_job(job_dir)
+            trained = run_job(job_dir, on_estimate=to_stderr)
             reference = models.student.model_copy(update={"path": str(trained.student_dir)})
             row["bits"].append(bits_of(reference, "student", settings, corpus.test_texts))
             row["seconds"].append(trained.metrics["seconds"])

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.seeds import bits_of, interval, read_settings, speed
+from benchmarks.seeds import bits_of, interval, read_settings, speed, to_stderr
 from distillation.config import Settings, parse_settings
 from distillation.files import write_json
 from distillation.fingerprint import digest_of
@@ -69,7 +69,7 @@ def _train_on_text(settings: Settings, models: dict[str, Any], num_steps: int, f
     tokenizers, _ = load_pair(alone.models)
     corpus = load_corpus(alone.corpus, tokenizers)
     job_dir = prepare_job(corpus, settings=alone, variant="text_only", output_dir=folder.parent / "made")
-    run_job(job_dir).student_dir.rename(folder)
+    run_job(job_dir, on_estimate=to_stderr).student_dir.rename(folder)
 
 
 def _write_untrained(folder: Path, tokenizer_dir: str, rows: int, width: int, num_layers: int) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def measure(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
                 variant=variant,
                 aligner=aligners.get(variant),
             )
-            trained = run_job(job_dir)
+            trained = run_job(job_dir, on_estimate=to_stderr)
             reference = student.model_copy(update={"path": str(trained.student_dir)})
             result["students"][variant].append(bits_of(reference, "student", settings, corpus.test_texts))
             result["tokens_per_second"][variant].append(speed(job_dir))
@@ -63,6 +64,11 @@ def read_settings(config: str, overrides: Sequence[str]) -> Settings:
     from pipelines.command import merge_overrides, read_parameters
 
     return parse_settings(merge_overrides(read_parameters(config)["parameters"]["settings"], overrides))
+
+
+def to_stderr(line: str) -> None:
+    """Keep standard output for the table."""
+    print(line, file=sys.stderr)
 
 
 def bits_of(reference: Any, role: Any, settings: Settings, texts: Sequence[str]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from distillation.config.objective import DIVERGENCES, AlignmentSettings, ObjectiveSettings
 from distillation.config.section import Section
@@ -20,11 +20,14 @@ class CacheSettings(Section):
 
     kind: Literal["sampling", "top_k"] = "sampling"
     """`sampling` keeps tokens drawn from the target: the gradient of forward KL is unbiased. `top_k` keeps
-    the likeliest tokens with their probabilities, and the mass of all others as one number."""
+    the likeliest tokens with their probabilities, the mass of all others as one number, and draws from
+    these others, which make forward KL unbiased too; other divergences use the one number."""
     num_samples: Annotated[int, Field(ge=1, le=MOST_ENTRIES)] = 28
     """Draws a position, for `sampling`."""
-    k: Annotated[int, Field(ge=1, le=MOST_ENTRIES)] = 48
-    """Tokens a position, for `top_k`."""
+    k: Annotated[int, Field(ge=1, le=MOST_ENTRIES)] = 32
+    """Likeliest tokens a position, for `top_k`."""
+    num_tail_samples: Annotated[int, Field(ge=0, le=MOST_ENTRIES)] = 16
+    """Draws a position from all others, for `top_k`."""
     seed: NonNegativeInt = 0
     """Seeds the draws. Apart from the seed of training, so that students of all seeds share a cache."""
     windows_per_shard: PositiveInt = 256
@@ -35,8 +38,20 @@ class CacheSettings(Section):
     @property
     def description(self) -> str:
         """The kind with the one number that it depends on."""
-        size = f"num_samples {self.num_samples}" if self.kind == "sampling" else f"k {self.k}"
-        return f"{self.kind}, {size}"
+        if self.kind == "sampling":
+            return f"sampling, num_samples {self.num_samples}"
+        return f"top_k, k {self.k}, num_tail_samples {self.num_tail_samples}"
+
+    @property
+    def most_entries(self) -> int:
+        """Most entries that a position can have."""
+        return self.num_samples if self.kind == "sampling" else self.k + self.num_tail_samples
+
+    @model_validator(mode="after")
+    def _entries_fit(self) -> CacheSettings:
+        if self.most_entries > MOST_ENTRIES:
+            raise ValueError(f"k + num_tail_samples = {self.most_entries}: must be at most {MOST_ENTRIES}")
+        return self
 
 
 def refusal(cache: CacheSettings, objective: ObjectiveSettings, alignment: AlignmentSettings) -> str | None:

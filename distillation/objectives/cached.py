@@ -3,11 +3,12 @@
 Legend, at the end of names: B windows, T student positions, N used positions, n positions of a chunk, m of
 them with a target, V student vocabulary, K entries of a position, K' those with the tail's.
 
-A divergence over a sample (`teacher.sparse`) needs the columns of its entries alone: everywhere else the
-target is zero, and forward KL is zero there. So the student's log-probabilities are gathered, m x K, and no
-dense target is ever made.
+Forward KL over a sample (`teacher.sparse`), or over the likeliest tokens and a sample of the others, needs
+the columns of its entries alone: everywhere else the target is zero, and forward KL is zero there. So the
+student's log-probabilities are gathered, m x K, and no dense target is ever made.
 
-With the likeliest tokens, all others are one more outcome, of the teacher's tail and of the student's:
+With the likeliest tokens alone, and for any other divergence, all others are one more outcome, of the
+teacher's tail and of the student's:
 
     p' = (p_1 .. p_k, 1 - sum p),   q' = (q_1 .. q_k, 1 - sum q),   loss = D(p' || q')
 
@@ -66,17 +67,22 @@ class CachedTargets:
         view: a batch of `training.cached_windows.CachedCollator`.
         aligner: that the targets were made with.
         settings: of the cache.
+        is_forward_kl: whether the targets are for forward KL alone, which may use draws of the tail.
     """
 
     companion_layer = None
 
-    def __init__(self, view: BatchView, aligner: Aligner, settings: CacheSettings) -> None:
+    def __init__(
+        self, view: BatchView, aligner: Aligner, settings: CacheSettings, is_forward_kl: bool
+    ) -> None:
         self.aligner = aligner
-        self.has_tail = settings.kind == "top_k"
+        uses_draws = settings.kind == "sampling" or (settings.num_tail_samples > 0 and is_forward_kl)
+        self.has_tail = not uses_draws
         used_BT, batch = view.used_BT, view.batch
-        self.num_entries_N = batch["cached_num_entries"][used_BT]
-        self.id_NK = batch["cached_id"][used_BT]
-        self.weight_NK = batch["cached_weight"][used_BT]
+        most_entries = settings.most_entries if uses_draws else settings.k
+        self.num_entries_N = batch["cached_num_entries"][used_BT].clamp_max(most_entries)
+        self.id_NK = batch["cached_id"][used_BT][:, :most_entries]
+        self.weight_NK = batch["cached_weight"][used_BT][:, :most_entries]
         self.tail_N = batch["cached_tail"][used_BT]
         self.residual_N = batch["cached_residual"][:, None].expand_as(used_BT)[used_BT]
 

@@ -155,7 +155,8 @@ class DistillationObjective:
         """Return the targets of a batch, by the aligner of the current stage or from the cache."""
         assert self.aligner is not None
         if isinstance(self.teacher, CachedTeacher):
-            return CachedTargets(view, self.aligner, self.teacher.settings)
+            names = self.settings.terms.active.keys() & set(DIVERGENCES)
+            return CachedTargets(view, self.aligner, self.teacher.settings, names == {"forward_kl"})
         stage, aligner = self.aligner.stage_at(self.progress)
         name = f"companion{stage}"
         return TargetSource(

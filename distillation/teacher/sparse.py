@@ -1,4 +1,5 @@
-"""A target over the student's vocabulary as few entries: a sample of it, or its likeliest tokens.
+"""A target over the student's vocabulary as few entries: a sample of it, or its likeliest tokens and a sample
+of the others.
 
 Legend, at the end of names: m positions, V student vocabulary, N draws, E entries of all positions together.
 
@@ -8,7 +9,8 @@ and, forward KL being linear in it, its gradient is unbiased: as with independen
 Knowledge Distillation, arXiv 2503.16870), but c_i never differs from N q_i by one or more, so the variance of
 an entry is at most 1 / (4 N^2), where independent draws have q_i (1 - q_i) / N.
 
-Invariants: counts of a position sum to N; their mean over u is N q; entries of `largest` are the target's.
+Invariants: counts of a position sum to N; their mean over u is N q; the likeliest are the target's own, and
+the mean over u of what is drawn beside them is the rest of it.
 """
 
 # ruff: noqa: N815 - the shape suffixes stand in field names too.
@@ -18,6 +20,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+LEAST_TAIL = 2e-5
+"""Mass outside of the likeliest that is worth draws; less may be what rounding left."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,10 @@ class SparseRows:
     id_E: Tensor
     """int64: columns."""
     weight_E: Tensor
-    """int64 counts of a sample, those of 1 last in each row; float16 probabilities of the likeliest."""
+    """int64 counts of a sample, those of 1 last in each row; float16 probabilities of the likeliest, and
+    after them the shares of the tail that draws from it stand for."""
     tail_m: Tensor
-    """float32: mass outside of the entries; 0 for a sample."""
+    """float32: mass outside of the likeliest; 0 for a sample."""
 
 
 def systematic_sample(target_mV: Tensor, uniform_m: Tensor, num_samples: int) -> SparseRows:
@@ -66,3 +72,39 @@ def largest(target_mV: Tensor, k: int) -> SparseRows:
     is_kept_mk = rounded_mk > 0
     tail_m = (1.0 - probabilities_mk.double().sum(1)).clamp_min(0.0).float()
     return SparseRows(is_kept_mk.sum(1), columns_mk[is_kept_mk], rounded_mk[is_kept_mk], tail_m)
+
+
+def largest_and_drawn(target_mV: Tensor, uniform_m: Tensor, k: int, num_samples: int) -> SparseRows:
+    """Keep the `k` likeliest columns of each row, and after them draws from the others.
+
+    A row whose likeliest columns are all of it has no draws.
+
+    Args:
+        target_mV: non-negative; rows sum to 1.
+        uniform_m: float64, from 0 to below 1.
+        k: likeliest columns.
+        num_samples: draws from the others.
+    """
+    head = largest(target_mV, k)
+    is_drawn_m = (head.num_entries_m == k) & (head.tail_m > LEAST_TAIL)
+    row_m = is_drawn_m.nonzero().squeeze(1)
+    if not num_samples or not len(row_m):
+        return head
+    others_mV = target_mV.clone()
+    head_row_E = _rows_of(head.num_entries_m)
+    others_mV[head_row_E, head.id_E] = 0.0
+    drawn = systematic_sample(others_mV[row_m], uniform_m[row_m], num_samples)
+    drawn_row_E = row_m[_rows_of(drawn.num_entries_m)]
+    share_E = (drawn.weight_E * (head.tail_m / num_samples)[drawn_row_E]).half()
+    order_E = torch.cat([head_row_E, drawn_row_E]).argsort(stable=True)
+    return SparseRows(
+        head.num_entries_m.index_add(0, row_m, drawn.num_entries_m),
+        torch.cat([head.id_E, drawn.id_E])[order_E],
+        torch.cat([head.weight_E, share_E])[order_E],
+        head.tail_m,
+    )
+
+
+def _rows_of(num_entries_m: Tensor) -> Tensor:
+    """Return the row of each entry."""
+    return torch.arange(len(num_entries_m), device=num_entries_m.device).repeat_interleave(num_entries_m)

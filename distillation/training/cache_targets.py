@@ -23,7 +23,7 @@ from distillation.objectives.targets import ChunkTargets, TargetSource
 from distillation.teacher.cache import CacheReader
 from distillation.teacher.entries import KEY_BYTES, WindowEntries
 from distillation.teacher.live import LiveTeacher
-from distillation.teacher.sparse import largest, systematic_sample
+from distillation.teacher.sparse import largest_and_drawn, systematic_sample
 from distillation.training.windows import WindowCollator
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class TargetWriter:
         ends_B = np.cumsum(num_entries_BT.sum(1))
         id_parts = np.split(np.concatenate(ids), ends_B[:-1])
         weight_parts = np.split(np.concatenate(weights), ends_B[:-1])
-        count_type = np.uint8 if self._most_entries < 256 else np.uint16
+        count_type = np.uint8 if self.cache.most_entries < 256 else np.uint16
         id_type = np.uint16 if self.aligner.num_student_rows <= 65_536 else np.uint32
         kept = []
         for index, (pair, log_probs_S2) in enumerate(zip(pairs, self._log_probs(view, pairs), strict=True)):
@@ -128,11 +128,11 @@ class TargetWriter:
         if not self.has_targets:
             return
         for chunk, targets in self.dense(view):
-            if self.cache.kind == "top_k":
-                rows = largest(targets.target_mV, self.cache.k)
+            cache, uniform_m = self.cache, uniform_N[chunk][targets.index_m]
+            if cache.kind == "top_k":
+                rows = largest_and_drawn(targets.target_mV, uniform_m, cache.k, cache.num_tail_samples)
             else:
-                chosen = uniform_N[chunk][targets.index_m]
-                rows = systematic_sample(targets.target_mV, chosen, self.cache.num_samples)
+                rows = systematic_sample(targets.target_mV, uniform_m, cache.num_samples)
             yield chunk, targets, rows
 
     def dense(self, view: BatchView) -> Any:
@@ -170,10 +170,6 @@ class TargetWriter:
         both_M2 = self.teacher.token_and_set_log_probs(states_MD, labels_M, self.boundary_U)
         ends_B = np.cumsum([len(pair.teacher.ids) for pair in pairs])
         return np.split(both_M2.half().cpu().numpy(), ends_B[:-1])
-
-    @property
-    def _most_entries(self) -> int:
-        return self.cache.num_samples if self.cache.kind == "sampling" else self.cache.k
 
     @property
     def _weight_type(self) -> Any:
@@ -219,7 +215,8 @@ def compare_with_dense(directory: Path, reader: CacheReader, cache: CacheSetting
     Returns:
         `dense/positions`; `dense/total_variation`, the mean distance of a target from its dense one;
         `dense/bias`, the distance of their means, which goes to 0 with the positions if there is no bias;
-        for `top_k`, whose tail counts as spread evenly over the other tokens, `dense/kl` and `dense/tail`.
+        for `top_k` `dense/tail`, the mass outside of the likeliest, and without draws from it, where it
+        counts as spread evenly over the other tokens, `dense/kl`.
     """
     from safetensors.numpy import load_file
 
@@ -236,7 +233,8 @@ def compare_with_dense(directory: Path, reader: CacheReader, cache: CacheSetting
         weights = entries.weight_E[chosen].astype(np.float64)
         if cache.kind == "top_k":
             tail_P[row] = float(entries.tail_T[position])
-            sparse_PV[row] = tail_P[row] / max(target_PV.shape[1] - len(weights), 1)
+            if len(weights) <= cache.k:
+                sparse_PV[row] = tail_P[row] / max(target_PV.shape[1] - len(weights), 1)
         sparse_PV[row, entries.id_E[chosen]] = weights
     sparse_PV /= sparse_PV.sum(1, keepdims=True)
     found = {
@@ -245,6 +243,8 @@ def compare_with_dense(directory: Path, reader: CacheReader, cache: CacheSetting
         "dense/bias": float(np.abs(target_PV.mean(0) - sparse_PV.mean(0)).sum() / 2),
     }
     if cache.kind == "top_k":
+        found["dense/tail"] = float(tail_P.mean())
+    if cache.kind == "top_k" and not cache.num_tail_samples:
         ratio_PV = np.log(np.maximum(target_PV, LEAST) / np.maximum(sparse_PV, LEAST))
-        found |= {"dense/kl": float((target_PV * ratio_PV).sum(1).mean()), "dense/tail": float(tail_P.mean())}
+        found["dense/kl"] = float((target_PV * ratio_PV).sum(1).mean())
     return found

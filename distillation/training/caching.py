@@ -261,9 +261,8 @@ class _Filling:
         settings, cache = self.settings, self.cache
         terms = settings.objective.terms.active
         return {
-            "kind": cache.kind,
-            "size": cache.num_samples if cache.kind == "sampling" else cache.k,
-            "seed": cache.seed if cache.kind == "sampling" else 0,
+            "kind": cache.description,
+            "seed": cache.seed if cache.kind == "sampling" or cache.num_tail_samples else 0,
             "temperature": settings.objective.temperature,
             "has_targets": bool(terms.keys() & set(DIVERGENCES)),
             "has_log_probs": "likelihood" in terms,

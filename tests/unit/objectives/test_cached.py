@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from distillation.config import DIVERGENCES
-from distillation.objectives.cached import Columns
+from distillation.config import DIVERGENCES, CacheSettings
+from distillation.objectives.cached import CachedTargets, Columns
 from distillation.objectives.divergences import divergence
-from distillation.teacher.sparse import largest
+from distillation.teacher.sparse import largest, largest_and_drawn
 
 NUM_ROWS, WIDTH = 6, 12
 
@@ -97,3 +99,35 @@ def test_a_student_without_other_columns_has_no_tail() -> None:
     assert leaf.grad is not None
     assert leaf.grad[0, :2].tolist() == pytest.approx([-0.25, 0.25])
     assert not leaf.grad[0, 2:].any()
+
+
+@pytest.mark.parametrize("is_forward_kl", [True, False])
+def test_draws_of_the_tail_serve_forward_kl_alone(is_forward_kl: bool) -> None:
+    target_mV, _ = make_rows()
+    k, num_draws = 3, 4
+    uniform_m = torch.full((NUM_ROWS,), 0.5, dtype=torch.float64)
+    rows = largest_and_drawn(target_mV.float(), uniform_m, k, num_draws)
+    width = int(rows.num_entries_m.max())
+    is_entry_mK = torch.arange(width) < rows.num_entries_m[:, None]
+    ids, weights = torch.zeros(1, NUM_ROWS, width, dtype=torch.int32), torch.zeros(1, NUM_ROWS, width)
+    ids[0, is_entry_mK], weights[0, is_entry_mK] = rows.id_E.int(), rows.weight_E.float()
+    batch = {
+        "cached_num_entries": rows.num_entries_m[None],
+        "cached_id": ids,
+        "cached_weight": weights,
+        "cached_tail": rows.tail_m[None],
+        "cached_residual": torch.zeros(1),
+    }
+    view: Any = SimpleNamespace(used_BT=torch.ones(1, NUM_ROWS, dtype=torch.bool), batch=batch)
+    settings = CacheSettings(kind="top_k", k=k, num_tail_samples=num_draws)
+    source = CachedTargets(view, None, settings, is_forward_kl)  # type: ignore[arg-type]
+    targets = source.of_chunk(slice(0, NUM_ROWS))
+    columns = targets.columns
+    assert columns is not None
+    assert columns.has_tail is not is_forward_kl
+    assert torch.allclose(targets.target_mV.sum(1), torch.ones(NUM_ROWS))
+    likeliest_mk = target_mV.topk(k).values.float()
+    assert torch.allclose(targets.target_mV[:, :k], likeliest_mk, atol=1e-3)
+    assert columns.id_mK.shape[1] == (width if is_forward_kl else k)
+    if not is_forward_kl:
+        assert torch.allclose(targets.target_mV[:, k], rows.tail_m, atol=1e-3)

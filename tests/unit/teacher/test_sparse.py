@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distillation.objectives.divergences import divergence
-from distillation.teacher.sparse import SparseRows, largest, systematic_sample
+from distillation.teacher.sparse import SparseRows, largest, largest_and_drawn, systematic_sample
 
 
 def make_targets(num_rows: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -131,3 +131,36 @@ def test_largest_keeps_the_likeliest_and_the_rest_of_the_mass() -> None:
         rest = 1 - math.fsum(sorted(values, reverse=True)[:6])
         assert float(rows.tail_m[row]) == pytest.approx(max(rest, 0.0), abs=1e-6)
     assert largest(target_mV, 100).tail_m.abs().max() < 1e-6
+
+
+def test_draws_stand_after_the_likeliest_and_share_the_rest() -> None:
+    target_mV = make_targets(20, 40)
+    target_mV[0] = 0.0
+    target_mV[0, 7] = 1.0  # nothing to draw from
+    uniform_m = torch.rand(20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    head, both = largest(target_mV, 6), largest_and_drawn(target_mV, uniform_m, 6, 5)
+    assert torch.equal(head.tail_m, both.tail_m)
+    assert as_dicts(both)[0] == {7: 1.0}
+    for row, (likeliest, found) in enumerate(zip(as_dicts(head), as_dicts(both), strict=True)):
+        assert dict(list(found.items())[: len(likeliest)]) == likeliest
+        drawn = dict(list(found.items())[len(likeliest) :])
+        assert not likeliest.keys() & drawn.keys()
+        assert all(float(target_mV[row, column]) > 0 for column in drawn)
+        if row:
+            others = [0.0 if column in likeliest else p for column, p in enumerate(target_mV[row].tolist())]
+            counts = naive_sample(others, float(uniform_m[row]), 5)
+            tail = float(head.tail_m[row])
+            assert drawn == pytest.approx({i: n * tail / 5 for i, n in counts.items()}, rel=2e-3)
+    assert as_dicts(largest_and_drawn(target_mV, uniform_m, 6, 0)) == as_dicts(head)
+
+
+def test_the_likeliest_with_draws_are_unbiased() -> None:
+    num_points, num_samples = 2000, 4
+    target_V = make_targets(1, 30, seed=3)[0].double()
+    uniform_m = (torch.arange(num_points, dtype=torch.float64) + 0.5) / num_points
+    rows = largest_and_drawn(target_V.expand(num_points, -1), uniform_m, 5, num_samples)
+    mean_V = torch.zeros(30, dtype=torch.float64)
+    mean_V.index_add_(0, rows.id_E, rows.weight_E.double() / num_points)
+    torch.testing.assert_close(mean_V, target_V, rtol=1e-3, atol=2e-5)  # float16
+    biased_V = target_V**1.1 / (target_V**1.1).sum()
+    assert (mean_V - biased_V).abs().max() > 2e-3

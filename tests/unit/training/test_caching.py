@@ -238,15 +238,19 @@ def test_a_grown_corpus_only_appends(parts: Any, tmp_path: Path) -> None:
 def test_size_and_bias_are_measured(parts: Any, tmp_path: Path) -> None:
     sampled = fill(parts, tmp_path, num_samples=28)
     finer = fill(parts, tmp_path, num_samples=200)
-    likeliest = fill(parts, tmp_path, kind="top_k", k=48)
-    for cache in (sampled, finer, likeliest):
+    likeliest = fill(parts, tmp_path, kind="top_k", k=48, num_tail_samples=0)
+    with_draws = fill(parts, tmp_path, kind="top_k", k=32, num_tail_samples=16)
+    for cache in (sampled, finer, likeliest, with_draws):
         size = sum(path.stat().st_size for path in (cache.directory / "shards").glob("*.safetensors"))
         assert cache.metrics["num_bytes"] == size
         assert cache.metrics["bytes_per_token"] == pytest.approx(size / cache.metrics["num_tokens"])
         assert cache.metrics["dense/positions"] == 512
     assert finer.metrics["dense/total_variation"] < sampled.metrics["dense/total_variation"] / 2
     assert likeliest.metrics["bytes_per_token"] < 200
+    assert with_draws.metrics["bytes_per_token"] < 200
     assert 0 < likeliest.metrics["dense/kl"] < 5
+    assert with_draws.metrics["dense/tail"] > likeliest.metrics["dense/tail"] > 0
+    assert with_draws.metrics["dense/bias"] < sampled.metrics["dense/bias"]
     # This random teacher is as even as can be: the worst case of both.
     assert sampled.metrics["dense/bias"] < sampled.metrics["dense/total_variation"] / 4
 

@@ -37,7 +37,7 @@ class CacheSettings(Section):
 
     @property
     def description(self) -> str:
-        """The kind with the one number that it depends on."""
+        """The kind with the numbers that it depends on."""
         if self.kind == "sampling":
             return f"sampling, num_samples {self.num_samples}"
         return f"top_k, k {self.k}, num_tail_samples {self.num_tail_samples}"
@@ -50,7 +50,9 @@ class CacheSettings(Section):
     @model_validator(mode="after")
     def _entries_fit(self) -> CacheSettings:
         if self.most_entries > MOST_ENTRIES:
-            raise ValueError(f"k + num_tail_samples = {self.most_entries}: must be at most {MOST_ENTRIES}")
+            raise ValueError(
+                f"k + num_tail_samples must be at most {MOST_ENTRIES}, not {self.most_entries}; lower cache.k"
+            )
         return self
 
 

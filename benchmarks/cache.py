@@ -4,20 +4,25 @@
 
 All students of a seed start from the same weights and see the same windows in the same order. Bits per byte
 are of the held-out documents that no checkpoint was chosen on. Seconds are of whole jobs, evaluations and
-start-up among them; a finished job is not trained again, and its seconds are those of its own run.
+start-up among them; a finished job is not trained again, and its seconds are those of its own run. Jobs run
+one after another, and a machine's speed wanders meanwhile: "in turn" are steps of the first seed's jobs that
+take turns in one process, medians.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.seeds import bits_of, interval, read_settings, speed, to_stderr
 from distillation.config import CacheSettings, Settings
 
+NUM_TURNS, WARM_UP = 34, 4
 KINDS: tuple[str | None, ...] = (None, "sampling", "top_k")
 
 
@@ -42,7 +47,7 @@ def measure(settings: Settings, seeds: Sequence[int]) -> list[dict[str, Any]]:
             folder = Path(settings.training.output_dir).parent / "teacher_caches"
             request = prepare_cache(corpus, settings=cached, aligner=aligner, output_dir=folder)
             cache = fill_cache(request, on_estimate=to_stderr)
-        row: dict[str, Any] = {"kind": kind or "live", "bits": [], "seconds": [], "speed": []}
+        row: dict[str, Any] = {"kind": kind or "live", "bits": [], "seconds": [], "speed": [], "job_dirs": []}
         row["figures"] = {} if cache is None else cache.metrics
         for seed in seeds:
             job_dir = prepare_job(
@@ -50,16 +55,57 @@ def measure(settings: Settings, seeds: Sequence[int]) -> list[dict[str, Any]]:
             )
             trained = run_job(job_dir, on_estimate=to_stderr)
             reference = models.student.model_copy(update={"path": str(trained.student_dir)})
+            row["job_dirs"].append(job_dir)
             row["bits"].append(bits_of(reference, "student", settings, corpus.test_texts))
             row["seconds"].append(trained.metrics["seconds"])
             row["speed"].append(speed(job_dir))
         result.append(row)
+    for row, milliseconds in zip(
+        result, steps_in_turn([row.pop("job_dirs")[0] for row in result]), strict=True
+    ):
+        row["milliseconds"] = milliseconds
     return result
+
+
+def steps_in_turn(job_dirs: Sequence[Path]) -> list[float]:
+    """Return the median milliseconds of a training step of each job, all on the same windows."""
+    import torch
+
+    from distillation.training import read_job
+    from distillation.training.run import _Run
+    from distillation.training.trainer import distilling
+
+    runs = [_Run(job_dir, read_job(job_dir)) for job_dir in job_dirs]
+    optimizers = [torch.optim.AdamW(run.student.parameters(), fused=True) for run in runs]
+    seconds: list[list[float]] = [[] for _ in runs]
+    size = runs[0].job.training.batch_size
+    for number in range(NUM_TURNS):
+        for run, optimizer, found in zip(runs, optimizers, seconds, strict=True):
+            run.student.train()
+            begin = time.perf_counter()
+            batch = run.collator([run.windows[i] for i in range(number * size, (number + 1) * size)])
+            batch = {name: tensor.to(run.device) for name, tensor in batch.items()}
+            with distilling(run.student, run.objective):
+                run.student(**batch)["loss"].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            found.append(time.perf_counter() - begin)
+    return [1000 * median(found[WARM_UP:]) for found in seconds]
 
 
 def table(result: Sequence[dict[str, Any]]) -> str:
     """Return the result as a Markdown table."""
-    header = ("teacher", "bytes/token", "bits/byte", "against live", "job s", "tokens/s", "fill s", "bias")
+    header = (
+        "teacher",
+        "bytes/token",
+        "bits/byte",
+        "against live",
+        "job s",
+        "tokens/s",
+        "ms/step in turn",
+        "fill s",
+        "bias",
+    )
     lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
     live = result[0]
     for row in result:
@@ -73,6 +119,7 @@ def table(result: Sequence[dict[str, Any]]) -> str:
             f"{mean:+.2f} ± {half:.2f} %" if figures else "",
             f"{interval(row['seconds'])[0]:.0f}",
             f"{interval(row['speed'])[0]:,.0f}",
+            f"{row['milliseconds']:.0f} ({live['milliseconds'] / row['milliseconds']:.2f} ×)",
             f"{figures['seconds']:.0f}" if figures else "",
             f"{figures['dense/bias']:.3f}" if figures else "",
         ]

@@ -182,7 +182,7 @@ def table(result: dict[str, Any]) -> str:
     systems = result["systems"]
     ours = {key: interval(values)[0] for key, values in systems["ours"].items()}
     lines = [
-        "| system | bits per byte | tokens/s | ours | memory | ours |",
+        "| system | bits per byte | tokens/s | ours against it | memory | ours against it |",
         "|---|---:|---:|---:|---:|---:|",
         f"| student, untouched | {result['untouched']:.4f} | | | | |",
     ]

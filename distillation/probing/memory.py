@@ -20,7 +20,9 @@ from distillation.probing.architecture import ArchitectureProbe
 
 BYTES_PER_NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
 CHUNK_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
-"""The most that the logits of a chunk may take, by kind of device. More gains no speed on a processor."""
+"""What the logits of a chunk may take, by kind of device. More gains no speed on a processor."""
+LEAST_POSITIONS = 256
+"""Of a chunk, whatever they take, if it is free: products of 128 are up to 1.7 times as slow."""
 FREE_SHARE = 8
 """A chunk takes at most this part of what is free."""
 CLOSED_FORM_TENSORS, AUTOGRAD_TENSORS = 4, 8
@@ -70,7 +72,8 @@ def chunk_positions(num_numbers: int, device: str, free: int) -> int:
         device: kind of device.
         free: bytes.
     """
-    budget = min(CHUNK_BYTES.get(device, CHUNK_BYTES["cpu"]), free // FREE_SHARE)
+    wanted = max(CHUNK_BYTES.get(device, CHUNK_BYTES["cpu"]), 4 * num_numbers * LEAST_POSITIONS)
+    budget = min(wanted, free // FREE_SHARE)
     return max(32, budget // (4 * num_numbers) // 32 * 32)
 
 

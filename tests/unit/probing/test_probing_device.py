@@ -139,6 +139,8 @@ def test_a_chunk_follows_what_is_free() -> None:
     assert chunk_positions(numbers, "cuda", free=10**12) == 1344
     assert chunk_positions(numbers, "cpu", free=8 * 4 * numbers * 100) == 96
     assert chunk_positions(numbers, "cpu", free=0) == 32
+    assert chunk_positions(4 * numbers, "cpu", free=10**12) == 256, "products of fewer are slow"
+    assert chunk_positions(4 * numbers, "cpu", free=10**9) < 256
 
 
 @pytest.mark.parametrize(("name", "largest_ratio"), [("Llama", 1.3), ("GPTNeoX", 2.0)])

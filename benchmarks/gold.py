@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.seeds import bits_of, interval, read_settings, speed, to_stderr
+from benchmarks.seeds import bits_of, interval, peak_memory, read_settings, run_apart, speed, to_stderr
 from distillation.config import Settings, parse_settings
 from distillation.files import write_json
 from distillation.fingerprint import digest_of
@@ -123,26 +122,16 @@ def measure(settings: Settings, seeds: Sequence[int], folder: Path) -> dict[str,
     return {"untouched": untouched, "teacher": teacher, "systems": systems}
 
 
-def _run(module: str, *arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    if done.returncode:
-        raise RuntimeError(f"{module} {' '.join(arguments)}: {done.stderr.decode()[-2000:]}")
-
-
 def _train_ours(settings: Settings, corpus: Any, aligner: Any, folder: Path) -> tuple[Path, dict[str, float]]:
     """Train by the product's own command; on text alone without an aligner."""
-    from distillation.training import prepare_job, read_metrics
+    from distillation.training import prepare_job
 
     variant: Any = "text_only" if aligner is None else "distilled"
     job_dir = prepare_job(
         corpus, settings=settings, variant=variant, aligner=aligner, output_dir=folder / "jobs"
     )
-    _run("distillation.training", str(job_dir))
-    lines = read_metrics(job_dir / "metrics.jsonl")
-    memory = max(line["metrics"].get("memory_mb", 0.0) for line in lines)
-    return job_dir / "student", {"speed": speed(job_dir), "memory": memory}
+    run_apart("distillation.training", str(job_dir))
+    return job_dir / "student", {"speed": speed(job_dir), "memory": peak_memory(job_dir)}
 
 
 def _train_gold(name: str, settings: Settings, corpus: Any, folder: Path) -> tuple[Path, dict[str, float]]:
@@ -173,7 +162,7 @@ def _train_gold(name: str, settings: Settings, corpus: Any, folder: Path) -> tup
     if not done.exists():
         job_dir.mkdir(parents=True, exist_ok=True)
         write_json(job_dir / "job.json", job)
-        _run("benchmarks.gold_trainer", str(job_dir))
+        run_apart("benchmarks.gold_trainer", str(job_dir))
     return job_dir / "student", json.loads(done.read_text())
 
 

@@ -88,13 +88,6 @@ def make_case(options: argparse.Namespace) -> Case:
         num_positions += len(pair.student.ids)
         if num_positions >= options.positions:
             break
-    starts = [start_token_id(tokenizer) or 0 for tokenizer in tokenizers]
-    pairs, num_positions = [], 0
-    for pair in windows.pairs:
-        pairs.append(pair)
-        num_positions += len(pair.student.ids)
-        if num_positions >= options.positions:
-            break
     batch = WindowCollator(starts[1], starts[0], aligner)(pairs)
     used = (batch["shift_labels"] >= 0).flatten().cumsum(0).view_as(batch["shift_labels"])
     batch["shift_labels"][used > options.positions] = -100

@@ -17,14 +17,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.seeds import bits_of, interval, read_settings, speed
+from benchmarks.seeds import bits_of, interval, peak_memory, read_settings, run_apart, speed
 from distillation.config import Settings, parse_settings
 from distillation.files import write_json
 
@@ -120,11 +119,7 @@ class Comparison:
     def train(self, change: Change, seed: int, threads: int, **training: Any) -> Path:
         """Train one student in a process of its own and return its job directory."""
         job_dir = self.prepare(change, seed, **training)
-        command = [sys.executable, "-m", "distillation.training", str(job_dir)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{job_dir}: {done.stderr[-2000:]}")
+        run_apart("distillation.training", str(job_dir), OMP_NUM_THREADS=str(threads))
         return job_dir
 
     def bits(self, path: Path | None, role: str = "student") -> float:
@@ -164,14 +159,11 @@ def measure_speed(comparison: Comparison, chosen: Mapping[str, Change]) -> None:
 
     Kept are the tokens a second and the peak memory of the process, in MiB.
     """
-    from distillation.training import read_metrics
-
     for name, change in chosen.items():
         steps = {"max_steps": SPEED_STEPS, "evaluations": 1}
         without_guard = {**change, "objective": {**change.get("objective", {}), "gradient_shares": 0}}
         job_dir = comparison.train(without_guard, 1000, os.cpu_count() or 1, **steps)
-        memory = [line["metrics"].get("memory_mb", 0.0) for line in read_metrics(job_dir / "metrics.jsonl")]
-        comparison.keep(f"speed | {name}", [speed(job_dir), max(memory)])
+        comparison.keep(f"speed | {name}", [speed(job_dir), peak_memory(job_dir)])
         print(f"{name}: {comparison.results()[f'speed | {name}']}", file=sys.stderr)
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,6 +100,26 @@ def speed(job_dir: Path) -> float:
     return median(
         line["metrics"]["tokens_per_second"] for line in lines if "tokens_per_second" in line["metrics"]
     )
+
+
+def peak_memory(job_dir: Path) -> float:
+    """Return the peak memory of a finished job's process, in MiB."""
+    from distillation.training import read_metrics
+
+    lines = read_metrics(job_dir / "metrics.jsonl")
+    return max(line["metrics"].get("memory_mb", 0.0) for line in lines)
+
+
+def run_apart(module: str, *arguments: str, **environment: str) -> None:
+    """Run `python -m module arguments` in a process of its own, quietly.
+
+    Raises:
+        RuntimeError: it failed; with the end of what it said.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[2:])}: {done.stderr[-2000:]}")
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

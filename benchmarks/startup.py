@@ -97,8 +97,7 @@ def place(frame: FrameType) -> tuple[str, str]:
         imports = imports or name.startswith("<frozen importlib")
         group = group or next((group for group, parts in PLACES if any(part in name for part in parts)), "")
         if name.endswith("zenml/orchestrators/step_launcher.py"):
-            launcher = one.f_locals.get("self")
-            step = getattr(launcher, "_invocation_id", None) or getattr(launcher, "_step_name", step)
+            step = getattr(one.f_locals.get("self"), "_invocation_id", step)
     return step, "imports" if imports else group or "other"
 
 
@@ -128,7 +127,6 @@ def profile_apart(config: str, overrides: Sequence[str]) -> dict[str, Any]:
             "ZENML_ANALYTICS_OPT_IN": "false",
             "PYTHONPATH": str(ROOT),
         }
-        home = [f"{section}.output_dir={folder}/{section}" for section in ("training",)]
         command = [
             sys.executable,
             "-m",
@@ -138,7 +136,7 @@ def profile_apart(config: str, overrides: Sequence[str]) -> dict[str, Any]:
             "-c",
             config,
             *overrides,
-            *home,
+            f"training.output_dir={folder}/jobs",
         ]
         subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=sys.stderr)
         return json.loads(kept.read_text())

@@ -90,10 +90,11 @@ def largest_and_drawn(target_mV: Tensor, uniform_m: Tensor, k: int, num_samples:
     row_m = is_drawn_m.nonzero().squeeze(1)
     if not num_samples or not len(row_m):
         return head
-    others_mV = target_mV.clone()
     head_row_E = _rows_of(head.num_entries_m)
-    others_mV[head_row_E, head.id_E] = 0.0
-    drawn = systematic_sample(others_mV[row_m], uniform_m[row_m], num_samples)
+    # Rows of the draws, r, have k entries each.
+    id_rk = head.id_E[is_drawn_m[head_row_E]].view(-1, k)
+    others_rV = target_mV[row_m].scatter_(1, id_rk, 0.0)
+    drawn = systematic_sample(others_rV, uniform_m[row_m], num_samples)
     drawn_row_E = row_m[_rows_of(drawn.num_entries_m)]
     share_E = (drawn.weight_E * (head.tail_m / num_samples)[drawn_row_E]).half()
     order_E = torch.cat([head_row_E, drawn_row_E]).argsort(stable=True)

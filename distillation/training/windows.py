@@ -220,8 +220,7 @@ class LengthBatchedSampler(Sampler[int]):
     def padding_share(self) -> float:
         """Return which share of the positions of this epoch's batches is padding."""
         order = self.lengths[list(self)]
-        num_padded = sum(
-            int(batch.max()) * len(batch)
-            for batch in np.split(order, range(self.batch_size, len(order), self.batch_size))
-        )
-        return 1.0 - float(order.sum()) / num_padded
+        begins = np.arange(0, len(order), self.batch_size)
+        sizes = np.diff(begins, append=len(order))
+        num_padded = np.maximum.reduceat(order, begins) @ sizes
+        return 1.0 - float(order.sum() / num_padded)

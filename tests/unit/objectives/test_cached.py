@@ -13,7 +13,7 @@ from torch import Tensor
 from distillation.config import DIVERGENCES, CacheSettings
 from distillation.objectives.cached import CachedTargets, Columns
 from distillation.objectives.divergences import divergence
-from distillation.teacher.sparse import largest, largest_and_drawn
+from distillation.teacher.sparse import SparseRows, largest, largest_and_drawn
 
 NUM_ROWS, WIDTH = 6, 12
 
@@ -26,16 +26,18 @@ def make_rows() -> tuple[Tensor, Tensor]:
     return logits.softmax(-1), student
 
 
+def laid_out(rows: SparseRows) -> tuple[Tensor, Tensor, Tensor]:
+    """Columns, weights and whether there is an entry, (m, K) each."""
+    is_entry_mK = torch.arange(int(rows.num_entries_m.max())) < rows.num_entries_m[:, None]
+    id_mK, weight_mK = torch.zeros(is_entry_mK.shape, dtype=torch.int64), torch.zeros(is_entry_mK.shape)
+    id_mK[is_entry_mK], weight_mK[is_entry_mK] = rows.id_E, rows.weight_E.float()
+    return id_mK, weight_mK, is_entry_mK
+
+
 def padded(target_mV: Tensor, k: int) -> tuple[Columns, Tensor]:
     """The likeliest of each row as the collator lays them out."""
     rows = largest(target_mV.float(), k)
-    width = int(rows.num_entries_m.max())
-    is_entry_mK = torch.arange(width) < rows.num_entries_m[:, None]
-    id_mK, weight_mK = (
-        torch.zeros(len(target_mV), width, dtype=torch.int64),
-        torch.zeros(len(target_mV), width),
-    )
-    id_mK[is_entry_mK], weight_mK[is_entry_mK] = rows.id_E, rows.weight_E.float()
+    id_mK, weight_mK, is_entry_mK = laid_out(rows)
     target_mK = torch.cat([weight_mK, rows.tail_m[:, None]], 1).double()
     return Columns(id_mK, is_entry_mK, has_tail=True), target_mK / target_mK.sum(1, keepdim=True)
 
@@ -107,14 +109,11 @@ def test_draws_of_the_tail_serve_forward_kl_alone(is_forward_kl: bool) -> None:
     k, num_draws = 3, 4
     uniform_m = torch.full((NUM_ROWS,), 0.5, dtype=torch.float64)
     rows = largest_and_drawn(target_mV.float(), uniform_m, k, num_draws)
-    width = int(rows.num_entries_m.max())
-    is_entry_mK = torch.arange(width) < rows.num_entries_m[:, None]
-    ids, weights = torch.zeros(1, NUM_ROWS, width, dtype=torch.int32), torch.zeros(1, NUM_ROWS, width)
-    ids[0, is_entry_mK], weights[0, is_entry_mK] = rows.id_E.int(), rows.weight_E.float()
+    id_mK, weight_mK, _ = laid_out(rows)
     batch = {
         "cached_num_entries": rows.num_entries_m[None],
-        "cached_id": ids,
-        "cached_weight": weights,
+        "cached_id": id_mK.int()[None],
+        "cached_weight": weight_mK[None],
         "cached_tail": rows.tail_m[None],
         "cached_residual": torch.zeros(1),
     }
@@ -128,6 +127,6 @@ def test_draws_of_the_tail_serve_forward_kl_alone(is_forward_kl: bool) -> None:
     assert torch.allclose(targets.target_mV.sum(1), torch.ones(NUM_ROWS))
     likeliest_mk = target_mV.topk(k).values.float()
     assert torch.allclose(targets.target_mV[:, :k], likeliest_mk, atol=1e-3)
-    assert columns.id_mK.shape[1] == (width if is_forward_kl else k)
+    assert columns.id_mK.shape[1] == (id_mK.shape[1] if is_forward_kl else k)
     if not is_forward_kl:
         assert torch.allclose(targets.target_mV[:, k], rows.tail_m, atol=1e-3)

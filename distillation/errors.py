@@ -36,6 +36,10 @@ class PromotionError(DistillationError):
     """No run can be promoted; the message names the gate's line that failed."""
 
 
+class PublishError(DistillationError):
+    """The champion could not be written to its folder or pushed to the hub; it is the champion all the same."""
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of `error` as a single line, for a terminal or a report."""
     text = " ".join(str(error).split())

@@ -3,7 +3,7 @@
 A YAML under `configs/` is the only interface; `parse_settings` turns its mapping into `Settings` before
 anything is downloaded or trained, and turns pydantic's report into one line a person can act on. Each setting
 is explained below its field: `corpus`, `models`, `objective` (alignment too), `training` (evaluation too),
-`cache`, `settings` (tracking, promotion, the whole).
+`cache`, `promotion`, `settings` (tracking, the whole).
 """
 
 from distillation.config.cache import CacheSettings
@@ -30,8 +30,9 @@ from distillation.config.objective import (
     ScheduleStage,
     TermWeights,
 )
+from distillation.config.promotion import PromotionSettings
 from distillation.config.section import Section, Share, Weight
-from distillation.config.settings import PromotionSettings, Settings, TrackingSettings, parse_settings
+from distillation.config.settings import Settings, TrackingSettings, parse_settings
 from distillation.config.training import EvaluationSettings, TrainingSettings
 
 __all__ = [

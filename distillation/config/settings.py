@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError, model_validator
+from pydantic import NonNegativeInt, ValidationError, model_validator
 
 from distillation.config.cache import CacheSettings, refusal
 from distillation.config.corpus import CorpusSettings
@@ -58,27 +58,6 @@ class Settings(Section):
         if reason is not None:
             raise ValueError(reason)
         return self
-
-
-class PromotionSettings(Section):
-    """The gate between a finished run and the champion."""
-
-    experiment: str = "student-aware-distillation"
-    """MLflow experiment whose runs compete."""
-    uri: str | None = None
-    """MLflow tracking server; None uses the active ZenML stack's experiment tracker."""
-    model_name: str = "student"
-    """Name in the model registry; the champion is `models:/NAME@champion`."""
-    metric: str = "distilled.bits_per_byte"
-    """Metric that ranks runs; lower is better unless `higher_is_better`."""
-    higher_is_better: bool = False
-    """Direction of `metric`."""
-    control_metric: str = "text_only.bits_per_byte"
-    """The same measure of the text-only control of the same run, which must be beaten."""
-    control_margin: NonNegativeFloat = 0.005
-    """By how much, relative, the control must be beaten."""
-    champion_margin: NonNegativeFloat = 0.0
-    """By how much, relative, the current champion must be beaten."""
 
 
 SectionType = TypeVar("SectionType", bound=Section)

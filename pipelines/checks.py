@@ -39,12 +39,17 @@ def check_distillation(raw: Mapping[str, Any]) -> Settings:
 
 
 def check_promotion(raw: Mapping[str, Any]) -> PromotionSettings:
-    """Check the settings of a promotion and the tracking server; return the settings.
+    """Check the settings of a promotion, its folder, the hub's token, the tracking server; return the settings.
 
     Raises:
         DistillationError: the first thing that is wrong, one line.
     """
     settings = parse_settings(raw, PromotionSettings)
+    from tracking.export import check_export_folder
+    from tracking.hub import check_hub
+
+    check_export_folder(settings)
+    check_hub(settings)
     check_tracking(TrackingSettings(experiment=settings.experiment, uri=settings.uri))
     return settings
 

@@ -7,9 +7,11 @@ The file and the changes are merged into one file of the same form, which then t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +68,24 @@ def merge_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> di
     return OmegaConf.to_container(merged, resolve=False)  # type: ignore[return-value]
 
 
-def run_command(pipeline: GuardedPipeline, arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, run the pipeline, and return the exit code."""
+@dataclass(frozen=True)
+class Action:
+    """Something that a command does instead of running its pipeline."""
+
+    do: Callable[[Mapping[str, Any]], None]
+    """Takes the raw settings; the stack is active."""
+    help: str
+
+
+def run_command(
+    pipeline: GuardedPipeline,
+    arguments: Sequence[str] | None = None,
+    actions: Mapping[str, Action] | None = None,
+) -> int:
+    """Parse the command line, run the pipeline, or the action that was asked for, and return the exit code.
+
+    Each of `actions` is an option of its name, at most one of which may be given.
+    """
     import click
 
     name = pipeline.name.removesuffix("_pipeline")
@@ -75,16 +93,25 @@ def run_command(pipeline: GuardedPipeline, arguments: Sequence[str] | None = Non
     parser.add_argument("-c", "--config", required=True, metavar="FILE", help="YAML file, see configs/")
     parser.add_argument("-s", "--stack", default="local", help="ZenML stack to run on")
     parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="settings to change, dotted names")
+    chosen = parser.add_mutually_exclusive_group()
+    for option, action in (actions or {}).items():
+        chosen.add_argument(f"--{option}", action="store_true", help=action.help)
     options = parser.parse_args(arguments)
     try:
         content = read_parameters(options.config)
         parameters = content.get("parameters") or {}
         settings = merge_overrides(parameters.get("settings") or {}, options.overrides)
+        for option, action in (actions or {}).items():
+            if getattr(options, option):
+                with _active_stack(options.stack):
+                    action.do(settings)
+                return 0
         merged = {**content, "parameters": {**parameters, "settings": settings}}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(options.config).name
             path.write_text(yaml.safe_dump(merged, sort_keys=False, allow_unicode=True), encoding="utf-8")
-            _run(pipeline, str(path), options.stack)
+            with _active_stack(options.stack):
+                pipeline.with_options(config_path=str(path))()
     except (DistillationError, click.ClickException) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else one_line(error)
         print(f"Error: {message}", file=sys.stderr)
@@ -92,7 +119,9 @@ def run_command(pipeline: GuardedPipeline, arguments: Sequence[str] | None = Non
     return 0
 
 
-def _run(pipeline: GuardedPipeline, path: str, stack: str) -> None:
+@contextlib.contextmanager
+def _active_stack(stack: str) -> Iterator[None]:
+    """Make the stack the active one for a while; the local one is registered where it is missing."""
     from zenml.cli.utils import temporary_active_stack
     from zenml.client import Client
     from zenml.utils import source_utils
@@ -108,4 +137,4 @@ def _run(pipeline: GuardedPipeline, path: str, stack: str) -> None:
             f"stack {stack!r}: unknown; list them with zenml stack list, or use -s {STACK_NAME}"
         )
     with temporary_active_stack(stack):
-        pipeline.with_options(config_path=path)()
+        yield

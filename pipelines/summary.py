@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,13 +43,29 @@ def show_distillation(run: PipelineRunResponse, settings: Settings) -> None:
 
 
 def show_promotion(run: PipelineRunResponse, settings: PromotionSettings) -> None:
-    """Print which version is the champion now and how to load it."""
-    from rich.console import Console
+    """Print which version is the champion now, every line of the gate, and how to load it."""
+    from tracking.publishing import how_to_load
 
     promoted = _artifact(run.steps["promote_student"].outputs["promotion"])
+    publication = _artifact(run.steps["publish_student"].outputs["publication"])
+    uri = f"models:/{promoted.model_name}@champion"
+    print_lines(
+        [
+            f"Promoted: run {promoted.run_name} is {uri} (version {promoted.version}).",
+            *(f"  {line.condition}: {line.figures}" for line in promoted.lines),
+            "",
+            *how_to_load(promoted.model_name, promoted.tracking_uri, publication),
+        ]
+    )
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """Print lines as they are, after an empty one: to be read, or copied into a shell."""
+    from rich.console import Console
+
     console = Console()
     console.print()
-    for line in promoted.summary():
+    for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

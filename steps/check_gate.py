@@ -1,4 +1,4 @@
-"""Step `check_gate`: a student passes every condition, or the pipeline ends here with the figures."""
+"""Step `check_gate`: a student passes every condition about itself, or the pipeline ends here with the figures."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tracking.gate import Contest, GateReport, judge
 
 @step(enable_cache=False)
 def check_gate(contest: Contest, settings: PromotionSettings) -> Annotated[GateReport, "gate"]:
-    """Judge the candidate.
+    """Judge the candidate. One that loses to the champion alone goes on: it becomes the challenger.
 
     Raises:
-        PromotionError: a condition fails; one line with both figures.
+        PromotionError: a condition about the student itself fails; one line with both figures.
     """
     report = judge(contest.candidate, contest.champion, settings)
-    if not report.passed:
+    if not report.may_challenge:
         raise PromotionError(report.refusal())
     return report

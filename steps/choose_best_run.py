@@ -12,6 +12,7 @@ from tracking.gate import Contest, best_run
 from tracking.registry import current_champion, finished_runs
 from tracking.runs import Recorder
 from tracking.server import resolve_tracking_uri
+from tracking.versions import mark_retired
 
 _LOG = logging.getLogger(__name__)
 
@@ -21,7 +22,8 @@ def choose_best_run(settings: PromotionSettings) -> Annotated[Contest, "contest"
     """Rank the finished runs by the metric. Never cached: runs come and go."""
     recorder = Recorder(resolve_tracking_uri(settings.uri), settings.experiment)
     champion = current_champion(recorder, settings.model_name)
-    candidate, num_runs = best_run(finished_runs(recorder), champion, settings)
+    runs = mark_retired(recorder, finished_runs(recorder), settings.model_name)
+    candidate, num_runs = best_run(runs, champion, settings)
     _LOG.info(
         "best of %d comparable run(s): %s with %s = %.4f",
         num_runs,

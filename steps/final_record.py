@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from steps.load_corpus import corpus_tags
 from steps.recording import pipeline_run_spec
-from tracking.registry import MISSING_TAG, MODEL_URI_TAG
+from tracking.registry import MISSING_TAG, MODEL_URI_TAG, STUDENT_DIGEST_TAG, TEACHER_DIGEST_TAG
 from tracking.runs import Recorder
 from tracking.server import resolve_tracking_uri
 
@@ -38,6 +38,7 @@ def record_all(
         TrackingError: the server fails. The students are kept, and the same command records them later.
     """
     from distillation.evaluation import completeness, flat_metrics
+    from distillation.models import model_digest
     from distillation.probing import probe_page
     from distillation.report import audit_page
     from tracking.students import log_student
@@ -66,6 +67,8 @@ def record_all(
         {
             **corpus_tags(corpus.report),
             MODEL_URI_TAG: model_uri,
+            TEACHER_DIGEST_TAG: model_digest(settings.models.teacher, "teacher"),
+            STUDENT_DIGEST_TAG: model_digest(settings.models.student, "student"),
             MISSING_TAG: "; ".join(completeness(evaluation)),
         },
     )

@@ -1,9 +1,6 @@
-"""What the gate needs from MLflow: finished runs, the champion, and how a student becomes it."""
+"""What the gate needs from MLflow: finished runs, and the run behind the champion."""
 
 from __future__ import annotations
-
-import tempfile
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,9 +9,11 @@ from tracking.runs import Recorder
 from tracking.server import tracking_errors
 
 CHAMPION = "champion"
+CHALLENGER = "challenger"
 MODEL_URI_TAG = "student.model_uri"
 MISSING_TAG = "evaluation.missing"
 HELD_OUT_TAG = "held_out"
+TEACHER_DIGEST_TAG, STUDENT_DIGEST_TAG = "teacher_digest", "student_digest"
 ROLE_TAG = "role"
 PIPELINE_ROLE = "pipeline"
 REUSED_ROLE = "reused"
@@ -37,6 +36,8 @@ class Candidate(BaseModel):
     tags: dict[str, str] = {}
     version: str | None = None
     """Version in the registry, for the champion."""
+    retired: str = ""
+    """Which version of it was rolled back and when; empty for a run that may compete."""
 
 
 def finished_runs(recorder: Recorder, *, max_results: int = 1000) -> list[Candidate]:
@@ -74,46 +75,16 @@ def current_champion(recorder: Recorder, model_name: str) -> Candidate | None:
         try:
             version = recorder.client.get_model_version_by_alias(model_name, CHAMPION)
         except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            if has_code(error, "RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
         run = recorder.client.get_run(str(version.run_id))
     return _candidate(run).model_copy(update={"version": str(version.version)})
 
 
-def register_champion(recorder: Recorder, candidate: Candidate, model_name: str, card: str) -> str:
-    """Register the candidate's student, log its card, and move the alias; return the new version.
-
-    The alias moves last: whatever fails before leaves the old champion in place.
-
-    Raises:
-        TrackingError: the server or the registry failed.
-    """
-    from mlflow.exceptions import MlflowException
-
-    client = recorder.client
-    with tracking_errors(recorder.uri):
-        try:
-            client.create_registered_model(model_name, description="Distilled students that passed the gate.")
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        model_id = candidate.model_uri.removeprefix("models:/")
-        logged = client.get_logged_model(model_id)
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "README.md").write_text(card, encoding="utf-8")
-            client.log_model_artifacts(model_id, folder)
-        client.log_text(candidate.run_id, card, "model_card.md")
-        version = client.create_model_version(
-            model_name,
-            source=str(logged.artifact_location),
-            run_id=candidate.run_id,
-            model_id=model_id,
-            description=card[:4000],
-            tags={HELD_OUT_TAG: candidate.held_out_fingerprint, "run_name": candidate.run_name},
-        )
-        client.set_registered_model_alias(model_name, CHAMPION, version.version)
-    return str(version.version)
+def has_code(error: object, *codes: str) -> bool:
+    """Return whether an error of MLflow has one of its codes."""
+    return getattr(error, "error_code", None) in codes
 
 
 def _candidate(run: object) -> Candidate:

@@ -34,6 +34,7 @@ def model_card(
     *,
     name: str = "student",
     corpus_report: CorpusReport | None = None,
+    origins: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Return the card of the distilled student.
 
@@ -42,12 +43,13 @@ def model_card(
         settings: all settings of its run.
         name: what the card calls it.
         corpus_report: the documents that it learned from.
+        origins: further rows of the table of its provenance: digests of files, versions of libraries.
     """
     sections = [
         _header(evaluation, settings, name),
         f"# {name}\n\n{_plain(verdict_sentence(evaluation))}",
         _use(),
-        _provenance(settings, corpus_report, evaluation),
+        _provenance(settings, corpus_report, evaluation, origins),
         _figures(evaluation),
         _samples(evaluation.results.get(DISTILLED)),
         _limits(evaluation),
@@ -94,7 +96,12 @@ def _use() -> str:
     )
 
 
-def _provenance(settings: Settings, report: CorpusReport | None, evaluation: Evaluation) -> str:
+def _provenance(
+    settings: Settings,
+    report: CorpusReport | None,
+    evaluation: Evaluation,
+    origins: Sequence[tuple[str, str]],
+) -> str:
     objective, alignment = settings.objective, settings.alignment
     rows = [
         ("Teacher", _model_name(settings.models.teacher)),
@@ -114,7 +121,7 @@ def _provenance(settings: Settings, report: CorpusReport | None, evaluation: Eva
         f"{evaluation.num_held_out_documents:,} documents, {scaled(evaluation.num_held_out_bytes, 'B')}"
     )
     rows.append(("Held-out text", f"{held_out}, fingerprint `{evaluation.held_out_fingerprint}`"))
-    return "## Where it comes from\n\n" + _table(("", ""), rows)
+    return "## Where it comes from\n\n" + table(("", ""), [*rows, *origins])
 
 
 def _figures(evaluation: Evaluation) -> str:
@@ -134,7 +141,7 @@ def _figures(evaluation: Evaluation) -> str:
         )
     columns = ("Model", "Bits per byte", "Gap closed", "Top-1 agreement", "Calibration error", "Parameters")
     details = "\n".join(f"- {_plain(detail)}" for detail in verdict_details(evaluation)[1:])
-    return "## How good it is\n\n" + _table(columns, rows) + ("\n\n" + details if details else "")
+    return "## How good it is\n\n" + table(columns, rows) + ("\n\n" + details if details else "")
 
 
 def _samples(result: ModelResult | None) -> str:
@@ -165,12 +172,25 @@ def _limits(evaluation: Evaluation) -> str:
 def _settings(settings: Settings) -> str:
     import yaml
 
-    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    content = _without_folders(settings.model_dump(mode="json"))
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     return "## Settings\n\n" + _fenced(text.rstrip(), "yaml")
 
 
-def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [columns, tuple("---" for _ in columns), *rows]
+def _without_folders(value: Any) -> Any:
+    """Return settings whose absolute paths are their last parts: a card may be published."""
+    if isinstance(value, dict):
+        return {name: _without_folders(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    if isinstance(value, str) and "\n" not in value and Path(value).is_absolute():
+        return Path(value).name or value
+    return value
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of Markdown; whatever the cells hold stays within them."""
+    lines = [columns, ["---" for _ in columns], *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 
 
@@ -193,7 +213,7 @@ def _fenced(text: str, language: str = "text") -> str:
 def _model_name(reference: Any) -> str:
     """Return a name without the folders of this machine."""
     if reference.path == "sample":
-        return "the embedded sample model"
+        return "the embedded sample model of student-aware-distillation"
     name = reference.path if _is_hub_name(reference.path) else Path(reference.path).name
     return f"{name} at {reference.revision}" if reference.revision else name
 

@@ -37,7 +37,7 @@ class PromotionError(DistillationError):
 
 
 class PublishError(DistillationError):
-    """The champion could not be written to its folder or pushed to the hub; it is the champion all the same."""
+    """The champion could not be written to its folder or pushed to the hub; the promotion stands."""
 
 
 def one_line(error: BaseException) -> str:

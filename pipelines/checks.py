@@ -39,7 +39,7 @@ def check_distillation(raw: Mapping[str, Any]) -> Settings:
 
 
 def check_promotion(raw: Mapping[str, Any]) -> PromotionSettings:
-    """Check the settings of a promotion, its folder, the hub's token, the tracking server; return the settings.
+    """Check settings, export folder, token and tracking server of a promotion; return the settings.
 
     Raises:
         DistillationError: the first thing that is wrong, one line.

@@ -1,4 +1,4 @@
-"""Step `check_gate`: a student passes every condition about itself, or the pipeline ends here with the figures."""
+"""Step `check_gate`: a student passes what is about itself, or the pipeline ends here with the figures."""
 
 from __future__ import annotations
 

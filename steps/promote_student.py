@@ -1,4 +1,4 @@
-"""Step `promote_student`: registers the student that passed, writes its card, lets the aliases come to rest."""
+"""Step `promote_student`: registers the student that passed, writes its card, settles the aliases."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def _set_stages(recorder: Recorder, model_name: str, aliases: dict[str, int]) ->
         log_metadata(metadata={"mlflow_version": str(number)}, model_name=model_name, model_version=name)
     if CHALLENGER not in aliases:
         for left in client.list_model_versions(model=model_name, stage=ModelStages.STAGING).items:
-            client.update_model_version(model_name, left.name, stage=ModelStages.ARCHIVED, force=True)
+            client.update_model_version(model_name, left.id, stage=ModelStages.ARCHIVED, force=True)
 
 
 def _create_model(model_name: str) -> None:

@@ -1,4 +1,4 @@
-"""The aliases `champion` and `challenger`: who becomes it, also when several promote at once, and the way back.
+"""The aliases `champion` and `challenger`: who gets them, also with several promoters, and the way back.
 
 MLflow has no compare-and-set, and a lock would hold on one machine only. So nobody decides from what he knew
 when he began. Each promoter
@@ -207,7 +207,7 @@ def _before(champion: Version, versions: Sequence[Version], figure: Callable) ->
 
 
 def _restore(client: MlflowClient, model_name: str, target: Version) -> None:
-    """Set the alias to `target` until it does not stand on a retired version, and the challenger's with it."""
+    """Set the alias to `target` until it stands on no retired version, and the challenger's with it."""
     for _ in range(_MAX_ATTEMPTS):
         patiently(lambda: client.set_registered_model_alias(model_name, CHAMPION, str(target.number)))
         aliases = patiently(lambda: read_aliases(client, model_name))

@@ -103,8 +103,8 @@ def _promotion(contest: Contest, gate: GateReport, settings: PromotionSettings) 
     return (
         f"## Promotion\n\nBest of {contest.num_runs} comparable run(s), judged by `{settings.metric}`. "
         f"The gate found:\n\n{table(('Condition', 'Holds', 'Figures'), rows)}\n\n"
-        f'With MLflow: `mlflow.transformers.load_model("models:/{settings.model_name}@champion")` while it is '
-        "the champion."
+        f'With MLflow: `mlflow.transformers.load_model("models:/{settings.model_name}@champion")`, as long '
+        "as it is the champion."
     )
 
 

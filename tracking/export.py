@@ -109,7 +109,7 @@ def _export(recorder: Recorder, model_name: str, version: Version, folder: Path)
         if version.weights and weights != version.weights:
             raise PublishError(
                 f"export_dir = {folder}: the weights of version {version.number} have digest {weights}, "
-                f"registered was {version.weights}; the folder is left as it was, see who changed the artifact"
+                f"registered was {version.weights}; the folder is as it was, see who changed the artifact"
             )
         exported = Exported(
             model_name=model_name,
@@ -136,9 +136,9 @@ def _export(recorder: Recorder, model_name: str, version: Version, folder: Path)
 def _put_in_place(draft: Path, folder: Path) -> None:
     """Rename `draft` to `folder`; what stood there moves aside first, and back if that fails."""
     for attempt in range(_MAX_ATTEMPTS):
-        aside = draft_of(folder)
+        aside: Path | None = draft_of(folder)
         try:
-            folder.rename(aside)
+            folder.rename(str(aside))
         except FileNotFoundError:
             aside = None
         try:

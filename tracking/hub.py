@@ -60,7 +60,7 @@ def push_to_hub(folder: Path, exported: Exported, settings: PromotionSettings) -
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         reason = one_line(error)
         raise PublishError(
-            f"hub_repository = {name}: not pushed ({reason[:_MAX_REASON]}); version {exported.version} is the "
-            "champion all the same, push it again with --publish"
+            f"hub_repository = {name}: not pushed ({reason[:_MAX_REASON]}); version {exported.version} is "
+            "the champion all the same, push it again with --publish"
         ) from error
     return f"{api.endpoint}/{repository}"

@@ -7,6 +7,8 @@ fails before leaves the old champion in place.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -102,10 +104,7 @@ def _prepare_model(recorder: Recorder, settings: PromotionSettings) -> None:
     known = {one.number for one in read_versions(client, name)}
     champion = current_champion(recorder, name) if number is not None and number not in known else None
     if champion is not None and settings.metric in champion.metrics:
-        for tag, value in judgement_tags(champion, settings, weights="").items():
-            patiently(
-                lambda tag=tag, value=value: client.set_model_version_tag(name, str(number), tag, value)
-            )
+        _set_tags(recorder, name, str(number), judgement_tags(champion, settings, weights=""))
 
 
 def _register(recorder: Recorder, candidate: Candidate, settings: PromotionSettings, card: str) -> int:
@@ -135,10 +134,7 @@ def _register(recorder: Recorder, candidate: Candidate, settings: PromotionSetti
         return int(created.version)
 
     if (known := _version_of(recorder, candidate, name)) is not None:
-        for tag, value in tags.items():
-            patiently(
-                lambda tag=tag, value=value: client.set_model_version_tag(name, str(known.number), tag, value)
-            )
+        _set_tags(recorder, name, str(known.number), tags)
         return known.number
     number = patiently(register_once)
     first = _version_of(recorder, candidate, name)
@@ -146,6 +142,11 @@ def _register(recorder: Recorder, candidate: Candidate, settings: PromotionSetti
         patiently(lambda: client.delete_model_version(name, str(number)))
         return first.number
     return number
+
+
+def _set_tags(recorder: Recorder, model_name: str, number: str, tags: Mapping[str, str]) -> None:
+    for tag, value in tags.items():
+        patiently(partial(recorder.client.set_model_version_tag, model_name, number, tag, value))
 
 
 def _version_of(recorder: Recorder, candidate: Candidate, model_name: str) -> Version | None:

@@ -67,7 +67,7 @@ Figure = Callable[[Version, str], float | None]
 
 
 def beats(value: float, other: float, *, margin: float, higher_is_better: bool) -> bool:
-    """Return whether `value` is better than `other` by the relative margin, and better at all for margin 0."""
+    """Return whether `value` is better than `other` by the relative margin, and better at all."""
     sign = -1.0 if higher_is_better else 1.0
     return bool(sign * value <= sign * other - margin * abs(other) and sign * value < sign * other)
 

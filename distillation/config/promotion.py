@@ -27,14 +27,14 @@ class PromotionSettings(Section):
     """Metric that ranks runs; lower is better unless `higher_is_better`."""
     higher_is_better: bool = False
     """Direction of `metric`."""
-    must_beat: dict[str, Margin] = {"text_only.bits_per_byte": 0.005}
+    must_beat: dict[str, Margin] = Field({"text_only.bits_per_byte": 0.005})
     """The same measure of controls of the same run, and by how much, relative, each must be beaten."""
     require_measurable: bool = True
     """`distilled.advantage_low`, the lower end of the 95 % interval of the relative saving over the text-only
     control, must be above 0: an advantage that another draw of documents would undo is none."""
-    maximums: dict[str, FiniteFloat] = {}
+    maximums: dict[str, FiniteFloat] = Field({})
     """Metric to the largest value allowed, such as `distilled.size_on_disk: 5e8` (bytes)."""
-    minimums: dict[str, FiniteFloat] = {}
+    minimums: dict[str, FiniteFloat] = Field({})
     """Metric to the least value allowed, such as a task's accuracy."""
     champion_margin: Margin = 0.0
     """By how much, relative, the current champion must be beaten."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from distillation.config import PromotionSettings, Settings
 from distillation.errors import PromotionError, TrackingError
 from tracking.gate import Contest, GateReport
+from tracking.registration import download_artifact
 from tracking.registry import STUDENT_DIGEST_TAG, TEACHER_DIGEST_TAG, Candidate
 from tracking.runs import Recorder
 from tracking.server import tracking_errors
@@ -84,15 +85,11 @@ def _origins(recorder: Recorder, candidate: Candidate) -> list[tuple[str, str]]:
 
 def _libraries(recorder: Recorder, candidate: Candidate) -> list[str]:
     """Return the versions that the student was logged with, which are those that trained it."""
-    from mlflow.artifacts import download_artifacts
-
-    with tempfile.TemporaryDirectory() as folder, tracking_errors(recorder.uri):
-        local = download_artifacts(
-            artifact_uri=f"{candidate.model_uri}/{REQUIREMENTS_FILE}",
-            dst_path=folder,
-            tracking_uri=recorder.uri,
-        )
-        lines = Path(local).read_text(encoding="utf-8").splitlines()
+    with tracking_errors(recorder.uri):
+        logged = recorder.client.get_logged_model(candidate.model_uri.removeprefix("models:/"))
+    with tempfile.TemporaryDirectory() as folder:
+        location = f"{logged.artifact_location}/{REQUIREMENTS_FILE}"
+        lines = download_artifact(recorder, location, Path(folder)).read_text(encoding="utf-8").splitlines()
     return [line.replace("==", " ") for line in lines if "==" in line]
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from distillation.config import PromotionSettings
 from distillation.errors import PromotionError, PublishError, SettingsError, one_line
 from distillation.files import draft_of
-from tracking.registration import CARD_FILE, MODEL_FOLDER, download_model, weights_digest
+from tracking.registration import CARD_FILE, MODEL_FOLDER, download_artifact, weights_digest
 from tracking.registry import CHAMPION
 from tracking.runs import Recorder
 from tracking.server import tracking_errors
@@ -101,7 +101,9 @@ def _export(recorder: Recorder, model_name: str, version: Version, folder: Path)
     try:
         draft.parent.mkdir(parents=True, exist_ok=True)
         download.mkdir()
-        source = download_model(recorder, f"models:/{model_name}/{version.number}", download)
+        with tracking_errors(recorder.uri):
+            location = recorder.client.get_model_version_download_uri(model_name, str(version.number))
+        source = download_artifact(recorder, location, download)
         shutil.copytree(source / MODEL_FOLDER, draft)
         if (source / CARD_FILE).exists():
             shutil.copy2(source / CARD_FILE, draft / CARD_FILE)

@@ -56,8 +56,10 @@ def promote(recorder: Recorder, candidate: Candidate, settings: PromotionSetting
     return Standing(version=number, champion=champion.number)
 
 
-def download_model(recorder: Recorder, uri: str, target: Path | None = None) -> Path:
-    """Return a local folder with the artifacts of the MLflow model `uri`, in `target` where it is given.
+def download_artifact(recorder: Recorder, location: str, target: Path) -> Path:
+    """Download what lies at `location` in the artifact store into the folder `target`; return its path there.
+
+    MLflow's `models:/` addresses are not used: it looks them up on the server that is set for the process.
 
     Raises:
         TrackingError: the server or the artifact store failed.
@@ -67,8 +69,8 @@ def download_model(recorder: Recorder, uri: str, target: Path | None = None) -> 
     with tracking_errors(recorder.uri):
         return Path(
             download_artifacts(
-                artifact_uri=uri,
-                dst_path=None if target is None else str(target),
+                artifact_uri=location,
+                dst_path=str(target),
                 tracking_uri=recorder.uri,
                 registry_uri=recorder.uri,
             )
@@ -111,8 +113,9 @@ def _register(recorder: Recorder, candidate: Candidate, settings: PromotionSetti
     """Return the number of the candidate's version: the one that it has, or a new one."""
     client, name = recorder.client, settings.model_name
     model_id = candidate.model_uri.removeprefix("models:/")
-    logged = client.get_logged_model(model_id)
-    weights = weights_digest(download_model(recorder, candidate.model_uri) / MODEL_FOLDER)
+    location = str(client.get_logged_model(model_id).artifact_location)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = weights_digest(download_artifact(recorder, f"{location}/{MODEL_FOLDER}", Path(folder)))
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, CARD_FILE).write_text(card, encoding="utf-8")
         client.log_model_artifacts(model_id, folder)
@@ -125,7 +128,7 @@ def _register(recorder: Recorder, candidate: Candidate, settings: PromotionSetti
             return known.number
         created = client.create_model_version(
             name,
-            source=str(logged.artifact_location),
+            source=location,
             run_id=candidate.run_id,
             model_id=model_id,
             description=card[:4000],

@@ -5,71 +5,97 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from promotion_runs import candidates, promote_one
 
-from distillation.errors import PromotionError
-from tracking.registry import (
-    HELD_OUT_TAG,
-    MISSING_TAG,
-    MODEL_URI_TAG,
-    PIPELINE_ROLE,
-    ROLE_TAG,
-    current_champion,
-    finished_runs,
-    register_champion,
-)
+from distillation.config import PromotionSettings
+from distillation.errors import PromotionError, PublishError, SettingsError
+from tracking.export import MARK_FILE, check_export_folder, export_champion, read_mark
+from tracking.registration import weights_digest
+from tracking.registry import PIPELINE_ROLE, ROLE_TAG, current_champion, finished_runs
 from tracking.runs import Recorder, RunSpec
-from tracking.students import log_student
 
 
-def finished_run(recorder: Recorder, key: str, student: Path, bits: float) -> str:
-    run_id = recorder.open(RunSpec(key, key, {ROLE_TAG: PIPELINE_ROLE}))
-    recorder.log_metrics(run_id, {"distilled.bits_per_byte": bits}, time_ms=1_700_000_000_000)
-    uri = log_student(recorder, run_id, student, metadata={"variant": "distilled"})
-    recorder.set_tags(run_id, {MODEL_URI_TAG: uri, MISSING_TAG: "", HELD_OUT_TAG: "set-a"})
-    recorder.close(run_id)
-    return run_id
-
-
-def test_the_champion_loads_and_generates(
-    tracking_uri: str, tiny_student_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import mlflow
+def generate_from(folder: Path) -> str:
+    """Load a folder with transformers and return what the student writes after a prompt."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    recorder = Recorder(tracking_uri, "first")
-    assert current_champion(recorder, "student") is None
-    run_id = finished_run(recorder, "one", tiny_student_dir, 2.0)
-    [candidate] = finished_runs(recorder)
-    assert candidate.run_id == run_id
-    assert candidate.metrics == {"distilled.bits_per_byte": 2.0}
-    assert register_champion(recorder, candidate, "student", "# Card\n\nText.\n") == "1"
-    champion = current_champion(recorder, "student")
-    assert champion is not None
-    assert (champion.run_id, champion.version, champion.held_out_fingerprint) == (run_id, "1", "set-a")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer("The function", return_tensors="pt")
+    ids = model.generate(**inputs, max_new_tokens=5, do_sample=False, eos_token_id=None)
+    assert ids.shape[1] == inputs["input_ids"].shape[1] + 5
+    return tokenizer.decode(ids[0], skip_special_tokens=True)
 
-    finished_run(recorder, "two", tiny_student_dir, 1.9)
-    second = finished_runs(recorder)[0]
-    assert register_champion(recorder, second, "student", "# Card 2") == "2"
-    champion = current_champion(recorder, "student")
-    assert champion is not None
-    assert champion.run_name == "two"
 
-    mlflow.set_tracking_uri(tracking_uri)
-    try:
-        generate = mlflow.transformers.load_model("models:/student@champion")
-        folder = Path(mlflow.artifacts.download_artifacts("models:/student@champion"))
-    finally:
-        mlflow.set_tracking_uri("")
-    text = generate("The function", max_new_tokens=5)[0]["generated_text"]
-    assert text.startswith("The function")
-    assert len(text) > len("The function")
-    assert (folder / "README.md").read_text() == "# Card 2"
-    model = AutoModelForCausalLM.from_pretrained(folder / "model")
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    ids = tokenizer("The function", return_tensors="pt")
-    assert model.generate(**ids, max_new_tokens=3).shape[1] > ids["input_ids"].shape[1]
-    assert not list(folder.rglob("*.bin"))
-    assert not list(folder.rglob("*.pkl"))
+def test_the_champion_loads_with_mlflow_and_from_its_folder(
+    promotion_store: Recorder, tmp_path: Path
+) -> None:
+    import mlflow
+
+    runs, name, folder = candidates(promotion_store), "loading", tmp_path / "out" / "champion"
+    assert current_champion(promotion_store, name) is None
+    with pytest.raises(PromotionError, match="there is no champion"):
+        export_champion(promotion_store, name, folder)
+    assert not folder.exists()
+
+    texts = {}
+    for number, run in enumerate(("worse", "better"), start=1):
+        promote_one(promotion_store, runs[run], name)
+        champion = current_champion(promotion_store, name)
+        assert champion is not None
+        assert (champion.run_id, champion.version) == (runs[run].run_id, str(number))
+        assert champion.held_out_fingerprint == "set-a"
+        exported = export_champion(promotion_store, name, folder)
+        assert (exported.version, exported.run_name) == (number, run)
+        assert read_mark(folder) == exported
+        assert (folder / "README.md").read_text() == f"# Card of {run}\n"
+        registered = promotion_store.client.get_model_version(name, str(number)).tags["weights"]
+        assert exported.weights == registered == weights_digest(folder)
+
+        mlflow.set_tracking_uri(promotion_store.uri)
+        try:
+            pipeline = mlflow.transformers.load_model(f"models:/{name}@champion")
+        finally:
+            mlflow.set_tracking_uri("")
+        [answer] = pipeline("The function", max_new_tokens=5, do_sample=False, eos_token_id=None)
+        texts[run] = generate_from(folder)
+        assert answer["generated_text"] == texts[run]
+        assert texts[run].startswith("The function")
+        assert len(texts[run]) > len("The function")
+    assert texts["worse"] != texts["better"]
+    assert [path.name for path in folder.parent.iterdir()] == ["champion"]
+    assert not [path for path in folder.iterdir() if path.suffix in (".bin", ".pkl", ".pt")]
+
+
+def test_an_artifact_that_was_changed_is_not_exported(promotion_store: Recorder, tmp_path: Path) -> None:
+    runs, name, folder = candidates(promotion_store), "changed", tmp_path / "champion"
+    promote_one(promotion_store, runs["worse"], name)
+    before = export_champion(promotion_store, name, folder)
+    promote_one(promotion_store, runs["better"], name)
+    promotion_store.client.set_model_version_tag(name, "2", "weights", "0" * 16)
+    with pytest.raises(PublishError, match=r"version 2 have digest \w{16}, registered was 0{16}") as caught:
+        export_champion(promotion_store, name, folder)
+    assert "\n" not in str(caught.value)
+    assert read_mark(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["champion"]
+
+
+def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
+    settings = PromotionSettings(export_dir=str(tmp_path / "thesis"))
+    check_export_folder(settings)
+    (tmp_path / "thesis").mkdir()
+    check_export_folder(settings)
+    (tmp_path / "thesis" / "chapter.tex").write_text("keep me")
+    with pytest.raises(SettingsError, match=r"export_dir = .*thesis: it holds other files"):
+        check_export_folder(settings)
+    (tmp_path / "thesis" / MARK_FILE).write_text("{}")
+    with pytest.raises(SettingsError, match="it holds other files"):
+        check_export_folder(settings)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="it is a file"):
+        check_export_folder(PromotionSettings(export_dir=str(tmp_path / "file")))
+    with pytest.raises(SettingsError, match="cannot be written"):
+        check_export_folder(PromotionSettings(export_dir=str(tmp_path / "file" / "champion")))
 
 
 def test_an_experiment_without_finished_runs_is_named(tracking_uri: str) -> None:

@@ -37,7 +37,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = "/".join(part for part in (asked.get("organization"), asked["name"]) if part)
-            self.server.private.setdefault(name, asked.get("private"))
+            self.server.visibility.setdefault(name, asked.get("visibility"))
             self.server.repositories.setdefault(name, {})
             return self._send(200, {"url": f"{self.server.endpoint}/{name}", "id": name})
         if path == "/api/validate-yaml":  # the client asks whether README.md has a header that can be read
@@ -95,7 +95,7 @@ class ModelHub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories: dict[str, dict[str, bytes]] = {}
-        self.private: dict[str, bool | None] = {}
+        self.visibility: dict[str, str | None] = {}
         self.summaries: list[str] = []
         self.requests: list[str] = []
 

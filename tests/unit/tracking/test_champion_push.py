@@ -82,7 +82,7 @@ def test_the_champion_is_pushed_and_its_successor_takes_its_place(
     answer = publish(settings, hub.endpoint, tmp_path, TOKEN)
     assert "error" not in answer, (answer, hub.requests)
     assert answer["hub_url"] == f"{hub.endpoint}/team/student"
-    assert hub.private == {"team/student": True}
+    assert hub.visibility == {"team/student": "private"}
     local = {path.name: path.read_bytes() for path in (tmp_path / "champion").iterdir()}
     assert hub.repositories["team/student"] == local
     assert local["README.md"] == b"# Card of worse\n"

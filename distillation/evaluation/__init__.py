@@ -2,7 +2,7 @@
 
 from distillation.evaluation.agreement import Agreement, measure_agreement
 from distillation.evaluation.bits_per_byte import BitsPerByte, bits_per_byte
-from distillation.evaluation.evaluate import evaluate_models
+from distillation.evaluation.evaluate import evaluate_models, measure_student
 from distillation.evaluation.result import (
     MODEL_NAMES,
     Evaluation,
@@ -10,6 +10,7 @@ from distillation.evaluation.result import (
     completeness,
     flat_metrics,
     gap_closed,
+    model_metrics,
 )
 from distillation.evaluation.samples import Sample, continue_prompts
 from distillation.evaluation.speed import Speed, measure_speed
@@ -30,4 +31,6 @@ __all__ = [
     "gap_closed",
     "measure_agreement",
     "measure_speed",
+    "measure_student",
+    "model_metrics",
 ]

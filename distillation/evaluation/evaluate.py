@@ -74,13 +74,40 @@ def evaluate_models(
     del context, teacher_model
     _free_memory()
     return Evaluation(
-        results=_with_gap_closed(results),
+        results=with_gap_closed(results),
         held_out_fingerprint=held_out_fingerprint,
         num_held_out_documents=len(texts),
         num_held_out_bytes=sum(len(text.encode("utf-8")) for text in texts),
         device=chosen,
         settings=settings,
     )
+
+
+def measure_student(
+    name: str,
+    student: str | Path | ModelReference,
+    teacher: str | Path | ModelReference,
+    texts: Sequence[str],
+    settings: EvaluationSettings,
+    *,
+    device: str = "auto",
+    show_progress: bool = True,
+) -> ModelResult:
+    """Measure one student as `evaluate_models` does; the teacher is only there to agree with.
+
+    Raises:
+        ModelError: a model cannot be loaded.
+        CorpusError: the texts are empty.
+        SettingsError: the window does not fit a model.
+    """
+    chosen = _resolve_device(device)
+    with _progress_bar(1, show_progress) as tell:
+        context = _Context(texts, settings, *_load(teacher, "teacher", chosen))
+        model, tokenizer = _load(student, "student", chosen)
+        result = _measure(name, student, model, tokenizer, context, tell)
+    del context, model
+    _free_memory()
+    return result
 
 
 # ------------------------------------------------------------------------------------- one model
@@ -172,7 +199,8 @@ def _agreement(name: str, model: Any, tokenizer: Any, context: _Context, tell: P
         return None
 
 
-def _with_gap_closed(results: dict[str, ModelResult]) -> dict[str, ModelResult]:
+def with_gap_closed(results: dict[str, ModelResult]) -> dict[str, ModelResult]:
+    """Return the results in the order in which they are shown, each with its share of the gap."""
     order = [name for name in MODEL_NAMES if name in results]
     order += [name for name in results if name not in MODEL_NAMES]
     control, teacher = results.get(TEXT_ONLY), results[TEACHER]

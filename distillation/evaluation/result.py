@@ -134,25 +134,31 @@ def _draws(result: ModelResult) -> np.ndarray:
 
 def flat_metrics(evaluation: Evaluation) -> dict[str, float]:
     """Return the figures as `NAME.measure`, for a tracking server; what is unknown is left out."""
-    metrics: dict[str, float | int | None] = {}
-    for name, result in evaluation.results.items():
-        agreement = result.agreement
-        values = {
-            "bits_per_byte": result.bits_per_byte,
-            "gap_closed": result.gap_closed,
-            "accuracy": result.accuracy,
-            "expected_calibration_error": result.expected_calibration_error,
-            "top1_agreement": agreement.top1_agreement if agreement else None,
-            "kl_divergence": agreement.kl_divergence if agreement else None,
-            "bytes_per_second": result.bytes_per_second,
-            "forward_tokens_per_second": result.speed.forward_tokens_per_second,
-            "generated_tokens_per_second": result.speed.generated_tokens_per_second,
-            "num_parameters": result.speed.num_parameters,
-            "num_active_parameters": result.speed.num_active_parameters,
-            "size_on_disk": result.speed.size_on_disk,
-        }
-        metrics.update({f"{name}.{measure}": value for measure, value in values.items()})
-    return {name: float(value) for name, value in metrics.items() if value is not None}
+    return {
+        f"{name}.{measure}": value
+        for name, result in evaluation.results.items()
+        for measure, value in model_metrics(result).items()
+    }
+
+
+def model_metrics(result: ModelResult) -> dict[str, float]:
+    """Return the figures of one model by measure; what is unknown is left out."""
+    agreement = result.agreement
+    values: dict[str, float | int | None] = {
+        "bits_per_byte": result.bits_per_byte,
+        "gap_closed": result.gap_closed,
+        "accuracy": result.accuracy,
+        "expected_calibration_error": result.expected_calibration_error,
+        "top1_agreement": agreement.top1_agreement if agreement else None,
+        "kl_divergence": agreement.kl_divergence if agreement else None,
+        "bytes_per_second": result.bytes_per_second,
+        "forward_tokens_per_second": result.speed.forward_tokens_per_second,
+        "generated_tokens_per_second": result.speed.generated_tokens_per_second,
+        "num_parameters": result.speed.num_parameters,
+        "num_active_parameters": result.speed.num_active_parameters,
+        "size_on_disk": result.speed.size_on_disk,
+    }
+    return {measure: float(value) for measure, value in values.items() if value is not None}
 
 
 def completeness(evaluation: Evaluation) -> list[str]:

@@ -60,7 +60,7 @@ def check_comparison(raw: Mapping[str, Any]) -> ComparisonSettings:
                 _LOG.warning(warning)
         checked.add((one.models, one.alignment, one.objective))
     send_held_back(settings, uri)
-    num_students = len(list(plan.entries()))
+    num_students = len(plan.entries())
     search = settings.comparison.search
     trials = f", after a search of {search.num_trials} trials" if search is not None else ""
     print(f"{num_students} students: variants and controls x seeds {list(plan.seeds)}{trials}.")

@@ -73,7 +73,7 @@ def comparison_pipeline(settings: dict[str, Any]) -> None:
                 found=found if entry.uses_found else None,
                 entry=entry,
                 evaluation=checked.evaluation,
-                id=f"train seed {entry.seed} {entry.variant}",  # the order in which they run
+                id=f"train {entry.number:03d} {entry.name}",  # ZenML runs what could run by name
             )
         )
     compare_variants(

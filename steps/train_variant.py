@@ -8,21 +8,25 @@ on where it stopped, and the others finish when one student fails.
 from __future__ import annotations
 
 import logging
+import math
+from datetime import UTC, datetime
 from typing import Annotated
 
-from zenml import step
+from zenml import get_step_context, step
 
 from distillation.alignment import Aligner
 from distillation.comparison import Entry, StudentResult
 from distillation.comparison.search import Found
 from distillation.config import EvaluationSettings
-from distillation.errors import DistillationError, one_line
+from distillation.errors import DistillationError, JobError, one_line
 from distillation.teacher.cache import TeacherCache
 from steps.console import hide_loading_bars
 from steps.recording import student_forwarder
 from steps.types import Corpus
 
 _LOG = logging.getLogger(__name__)
+MIN_STUDENTS = 4
+"""Fewer have not shown yet how long a student takes."""
 
 
 @step(enable_cache=False)
@@ -36,6 +40,7 @@ def train_variant(
 ) -> Annotated[StudentResult, "result"]:
     """Train and measure the student of `entry`, from `cache` if there is one."""
     hide_loading_bars(entry.settings.models)
+    print(f"Student {entry.number} of {entry.total}: {entry.name}{_time_left(entry)}")
     try:
         return _train(corpus, aligner, cache, entry.with_found(found.changes if found else None), evaluation)
     except Exception as error:  # whatever it is, the other students are worth having
@@ -43,6 +48,16 @@ def train_variant(
         _LOG.error("%s failed: %s", entry.name, one_line(error), exc_info=None if is_ours else error)
         failure = one_line(error) if is_ours else f"{type(error).__name__}: {one_line(error)}"
         return StudentResult(variant=entry.variant, seed=entry.seed, kind=entry.kind, failure=failure)
+
+
+def _time_left(entry: Entry) -> str:
+    """Return what the students before this one let expect of those to come."""
+    started = get_step_context().pipeline_run.start_time
+    if started is None or entry.number < MIN_STUDENTS:
+        return ""
+    elapsed = datetime.now(UTC) - (started if started.tzinfo else started.replace(tzinfo=UTC))
+    minutes = elapsed.total_seconds() / 60 * (entry.total - entry.number + 1) / (entry.number - 1)
+    return f"; about {max(1, round(minutes))} min to go"
 
 
 def _train(
@@ -58,11 +73,16 @@ def _train(
     job_dir = prepare_student(corpus, entry, aligner, cache)
     with student_forwarder(job_dir, entry, corpus.report.held_out_fingerprint):
         done = run_job(job_dir, name=entry.name)
+    result = measured_student(job_dir, entry.variant, corpus, entry.settings, evaluation)
+    if not math.isfinite(result.bits_per_byte):
+        raise JobError(
+            f"training diverged: bits per byte is {result.bits_per_byte}; lower training.learning_rate"
+        )
     return StudentResult(
         variant=entry.variant,
         seed=entry.seed,
         kind=entry.kind,
         job_dir=str(job_dir),
-        result=measured_student(job_dir, entry.variant, corpus, entry.settings, evaluation),
+        result=result,
         training=training_figures(job_dir, done.metrics),
     )

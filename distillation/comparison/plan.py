@@ -47,6 +47,10 @@ class Entry(BaseModel):
     kind: Variant
     """What the job calls it: `distilled` for every variant, else the control."""
     settings: Settings
+    number: int = 1
+    """Its place in the plan, from 1."""
+    total: int = 1
+    """Students of the plan."""
     uses_found: bool = False
     """What a search found is still to be put on top of `settings`."""
 
@@ -92,8 +96,15 @@ class Plan:
         used = (self.base, *self.variants.values(), *self.searched)
         return tuple({settings.models.teacher.path: settings.models for settings in used}.values())
 
-    def entries(self) -> Iterator[Entry]:
-        """Yield every student, seed by seed, controls first: a plan that is cut short has whole seeds."""
+    def entries(self) -> list[Entry]:
+        """Return every student, seed by seed, controls first: a plan that is cut short has whole seeds."""
+        found = list(self._entries())
+        return [
+            entry.model_copy(update={"number": number, "total": len(found)})
+            for number, entry in enumerate(found, start=1)
+        ]
+
+    def _entries(self) -> Iterator[Entry]:
         for seed in self.seeds:
             base = self.base.model_copy(update={"seed": seed})
             for name, settings in (*self.controls.items(), *self.variants.items()):

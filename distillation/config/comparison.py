@@ -7,6 +7,7 @@ import re
 from typing import Annotated, Any
 
 from pydantic import (
+    BeforeValidator,
     Discriminator,
     Field,
     NonNegativeInt,
@@ -79,13 +80,29 @@ class SearchSettings(Section):
     """Folder of the studies."""
 
 
+class NamedChanges(Section):
+    """A variant: its name, and what it changes in the shared settings."""
+
+    name: str
+    """What tables and figures call it."""
+    changes: Changes = Field(default_factory=dict)
+    """Dotted names of settings with their values; none is the settings as they are."""
+
+
+def _as_list(value: Any) -> Any:
+    """Turn the short form, a mapping of names, into a list, whose order survives every way of storing it."""
+    if not isinstance(value, dict):
+        return value
+    return [{"name": name, "changes": changes or {}} for name, changes in value.items()]
+
+
 class ComparisonPlan(Section):
     """Variants and seeds. The settings beside this section are those that all variants start from."""
 
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0, 1, 2)
     """Seeds of the data order; every variant and control is trained once with each."""
-    variants: dict[str, Changes] = Field(default_factory=dict)
-    """Name -> changed settings. An empty mapping is the settings as they are."""
+    variants: Annotated[tuple[NamedChanges, ...], BeforeValidator(_as_list)] = ()
+    """A mapping of names to changed settings, or a list of `name` and `changes`."""
     grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """Dotted name -> values: every combination is a variant, beside those of `variants`."""
     search: SearchSettings | None = None
@@ -97,6 +114,15 @@ class ComparisonPlan(Section):
         if len(set(seeds)) < len(seeds):
             raise ValueError("each seed counts once; leave repeats out")
         return seeds
+
+    @field_validator("variants")
+    @classmethod
+    def _names_differ(cls, variants: tuple[NamedChanges, ...]) -> tuple[NamedChanges, ...]:
+        names = [one.name for one in variants]
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise ValueError(f"{repeated[0]!r} is there twice; give each variant its own name")
+        return variants
 
     @model_validator(mode="after")
     def _names_are_good(self) -> ComparisonPlan:
@@ -118,7 +144,7 @@ class ComparisonPlan(Section):
     @property
     def all_variants(self) -> dict[str, Changes]:
         """Named variants and those of the grid, which are named by their values."""
-        found = dict(self.variants)
+        found = {one.name: one.changes for one in self.variants}
         if self.grid:
             for values in itertools.product(*self.grid.values()):
                 changes = dict(zip(self.grid, values, strict=True))

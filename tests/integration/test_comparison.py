@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 PIPELINE = "pipelines.comparison.comparison_pipeline"
+DIVERGING = {"training.learning_rate": 1.0, "training.weight_decay": 1e30}
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -28,12 +29,11 @@ def config(workplace: Any) -> str:
         "comparison": {
             "seeds": [0, 1],
             "variants": [
-                {"name": "prefix"},
-                {"name": "prefix cached", "changes": {"cache.kind": "sampling"}},
-                {"name": "broken", "changes": {"training.max_length": 4096}},  # the models read 256
+                {"name": "cached", "changes": {"cache.kind": "sampling"}},
+                {"name": "broken", "changes": DIVERGING},
             ],
             "search": {
-                "num_trials": 2,
+                "num_trials": 1,
                 "space": {"objective.temperature": {"low": 0.5, "high": 2.0}},
                 "output_dir": str(workplace.root / "outputs" / "searches"),
             },
@@ -64,7 +64,7 @@ def killed(workplace: Any, config: str) -> dict[Path, float]:
         start_new_session=True,
     )
     deadline = time.monotonic() + 240
-    while len(finished(workplace.root).keys() - before) < 5 and time.monotonic() < deadline:
+    while len(finished(workplace.root).keys() - before) < 3 and time.monotonic() < deadline:
         if process.poll() is not None:
             break
         time.sleep(0.05)
@@ -93,7 +93,7 @@ def comparison_of(workplace: Any) -> Any:
 def test_a_killed_comparison_redoes_at_most_one_student(
     killed: dict[Path, float], second_run: Any, workplace: Any
 ) -> None:
-    assert len(killed) >= 5  # two trials and some students
+    assert len(killed) >= 3  # the trial and some students
     after = finished(workplace.root)
     assert {path: after[path] for path in killed} == killed
     assert len(after) > len(killed)
@@ -102,7 +102,7 @@ def test_a_killed_comparison_redoes_at_most_one_student(
 def test_every_variant_has_its_row_and_the_failure_is_named(second_run: Any, workplace: Any) -> None:
     comparison = comparison_of(workplace)
     names = [one.name for one in comparison.variants]
-    assert names == ["text_only", "text_only of broken", "prefix", "prefix cached", "broken", "found"]
+    assert names == ["text_only", "text_only of broken", "cached", "broken", "found"]
     for one in comparison.variants:
         if "broken" in one.name:
             assert set(one.failures) == {0, 1}
@@ -110,8 +110,8 @@ def test_every_variant_has_its_row_and_the_failure_is_named(second_run: Any, wor
         assert one.seeds == (0, 1)
         assert one.bits_per_byte is not None
         assert one.bits_per_byte.mean > 0
-    assert comparison.chosen in ("prefix", "prefix cached", "found")
-    assert "broken seed 0:" in second_run.output
+    assert comparison.chosen in ("cached", "found")
+    assert "broken seed 0: training diverged" in second_run.output
     assert "Traceback" not in second_run.output
     assert "bits/byte" in second_run.output
     changes = comparison.variant("found").changes
@@ -120,7 +120,7 @@ def test_every_variant_has_its_row_and_the_failure_is_named(second_run: Any, wor
     assert str(report) in second_run.output
     page = report.read_text()
     assert page.lstrip().lower().startswith("<!doctype html")
-    for words in ("The chosen student", "broken seed 1", "The search", "prefix cached"):
+    for words in ("The chosen student", "broken seed 1", "The search", "cached"):
         assert words in page
 
 
@@ -132,8 +132,11 @@ def test_students_of_a_seed_share_start_windows_and_steps(second_run: Any, workp
     assert len({job["student_digest"] for job in jobs}) == 1
     assert len({job["corpus_digest"] for job in jobs}) == 1
     assert len({json.dumps(job["training"]) for job in jobs}) == 1
-    prefix = [comparison.student("prefix", seed).result.bits_per_byte for seed in (0, 1)]
-    assert prefix[0] != prefix[1]  # another seed is another order of the windows
+    cached = [comparison.student("cached", seed).result.bits_per_byte for seed in (0, 1)]
+    assert cached[0] != cached[1]  # another seed is another order of the windows
+    caches = {os.stat(shard).st_ino for one in comparison.students if one.variant == "cached"
+              for shard in Path(one.job_dir).glob("teacher_cache/shards/*.safetensors")}  # fmt: skip
+    assert len(caches) == 1  # both seeds read the very same file
 
 
 def test_mlflow_has_one_run_with_everything_below_it(second_run: Any, workplace: Any) -> None:
@@ -152,7 +155,7 @@ def test_mlflow_has_one_run_with_everything_below_it(second_run: Any, workplace:
     assert {"report.html", "comparison.json", "evaluation.json", "settings.json"} <= files
     students = [run for run in runs if run.data.tags.get("role") == "student"]
     named = {(run.data.tags["variant"], run.data.tags["seed"]) for run in students}
-    assert {("prefix", "0"), ("prefix", "1"), ("found", "0"), ("text_only", "1")} <= named
+    assert {("cached", "0"), ("cached", "1"), ("found", "0"), ("text_only", "1")} <= named
 
 
 def test_running_it_again_trains_nobody(second_run: Any, workplace: Any, config: str, zenml: Any) -> None:

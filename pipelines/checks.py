@@ -26,8 +26,10 @@ def check_distillation(raw: Mapping[str, Any]) -> Settings:
             "evaluation.controls, or use prefix"
         )
     uri = check_tracking(settings.tracking)
+    from distillation.evaluation import check_tasks
     from distillation.probing import check_pair
 
+    check_tasks(settings.evaluation)
     for warning in check_pair(settings):
         _LOG.warning(warning)
     from tracking.forwarder import send_remaining

@@ -10,9 +10,12 @@ from distillation.evaluation.result import (
     completeness,
     flat_metrics,
     gap_closed,
+    skipped_tasks,
 )
 from distillation.evaluation.samples import Sample, continue_prompts
 from distillation.evaluation.speed import Speed, measure_speed
+from distillation.evaluation.task_folder import check_tasks
+from distillation.evaluation.tasks import TaskResult, measure_tasks, prepared_tasks
 
 __all__ = [
     "MODEL_NAMES",
@@ -22,7 +25,9 @@ __all__ = [
     "ModelResult",
     "Sample",
     "Speed",
+    "TaskResult",
     "bits_per_byte",
+    "check_tasks",
     "completeness",
     "continue_prompts",
     "evaluate_models",
@@ -30,4 +35,7 @@ __all__ = [
     "gap_closed",
     "measure_agreement",
     "measure_speed",
+    "measure_tasks",
+    "prepared_tasks",
+    "skipped_tasks",
 ]

@@ -8,9 +8,9 @@
 Neither measure depends on how a tokenizer cuts: an item is text, and lengths are in UTF-8 bytes.
 
 Items are chosen by the hash of what they say, a few from every document before more from any: the same
-documents give the same items in whatever order they come, on every machine. Where words are not parted by
-spaces, a sentence's last two characters stand for its last word; where hardly any sentences are, as in
-program code, lines stand for sentences.
+documents give the same items in whatever order they come, on every machine. Words that stand in their context
+too come first, as with most of LAMBADA's. Where words are not parted by spaces, a sentence's last two
+characters stand for its last word; where hardly any sentences are, as in program code, lines stand for them.
 Invariants (tests): context and true answer stand in one document, one after the other; false answers stand in
 other documents; each right place is about equally frequent.
 """
@@ -32,6 +32,8 @@ Item = TypeVar("Item", "_Piece", tuple[str, str])
 NUM_CHOICES = 4
 MIN_ITEMS = 20
 """A task of fewer items is left out: its standard error would exceed ten points of a hundred."""
+ENOUGH_ITEMS = 50
+"""With as many, a stricter choice of words is kept; with fewer, a wider one is taken."""
 CLOZE_CONTEXT = 320
 """UTF-8 bytes before the word, at most."""
 CHOICE_CONTEXT = 240
@@ -84,11 +86,14 @@ def write_embedded_tasks(
 def cloze_items(texts: Iterable[str], num_items: int) -> list[dict[str, Any]]:
     """Return items with `context` and `target`, which begins with the white space that parts the two."""
     documents = sorted(set(texts))
-    for pattern in (_SENTENCE_WORD, _LINE_WORD):
-        pairs = _spread([list(dict.fromkeys(_cloze_of(document, pattern))) for document in documents])
-        if len(pairs) >= min(MIN_ITEMS, num_items):
+    found: list[tuple[str, str]] = []
+    # A word that stands in the context can be found by a small model too, as with most of LAMBADA's.
+    for pattern, must_recur in ((_SENTENCE_WORD, True), (_SENTENCE_WORD, False), (_LINE_WORD, False)):
+        pairs = _spread([list(_cloze_of(document, pattern, must_recur)) for document in documents])
+        found = max(found, pairs, key=len)
+        if len(found) >= min(ENOUGH_ITEMS, num_items):
             break
-    return [{"context": context, "target": target} for context, target in pairs[:num_items]]
+    return [{"context": context, "target": target} for context, target in found[:num_items]]
 
 
 def choice_items(texts: Iterable[str], num_items: int) -> list[dict[str, Any]]:
@@ -143,11 +148,12 @@ def _definition(name: str) -> dict[str, Any]:
     }
 
 
-def _cloze_of(document: str, pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:
+def _cloze_of(document: str, pattern: re.Pattern[str], must_recur: bool) -> Iterator[tuple[str, str]]:
     for match in pattern.finditer(document):
-        context = _tail(document, match.start(), CLOZE_CONTEXT)
-        if _size(context) >= MIN_CONTEXT:
-            yield context, match.group()
+        context, word = _tail(document, match.start(), CLOZE_CONTEXT), match.group()
+        recurs = not must_recur or word.strip().lower() in context.lower()
+        if recurs and _size(context) >= MIN_CONTEXT:
+            yield context, word
 
 
 @dataclass(frozen=True, order=True)

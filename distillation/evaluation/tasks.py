@@ -173,7 +173,12 @@ def _prepare_others(tasks: PreparedTasks, settings: EvaluationSettings, hub_time
         try:
             tasks.loaded[name] = manager.load([name])
         except Exception as error:  # the hub, the file, the YAML: each library raises its own kinds
-            tasks.reasons[name] = f"it cannot be loaded ({type(error).__name__}: {_brief(error)})"
+            remedy = (
+                "; with the hub, or from a file of evaluation.task_dir, it can"
+                if needs_hub(manager, name, settings)
+                else ""
+            )
+            tasks.reasons[name] = f"it cannot be loaded ({type(error).__name__}: {_brief(error)}){remedy}"
 
 
 def _hub_problem(timeout: float) -> str | None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import os
-import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -238,9 +234,6 @@ def test_the_embedded_teacher_knows_what_comes_next(english_documents):
         assert result.value - 2 * result.standard_error > result.chance == 0.25
 
 
-# ------------------------------------------------------------------------------- leaving no trace
-
-
 def test_every_model_sees_the_same_items_and_twice_is_the_same(pair, prepared):
     seen = []
     for role in ("teacher", "student", "teacher"):
@@ -250,33 +243,6 @@ def test_every_model_sees_the_same_items_and_twice_is_the_same(pair, prepared):
     assert seen[0] == seen[2]
     assert seen[0][1] == seen[1][1]
     assert seen[0][0] != seen[1][0]
-
-
-def test_nothing_is_left_behind(pair, english_documents, tmp_path, monkeypatch, capfd):
-    model, tokenizer = pair["student"]
-    monkeypatch.chdir(tmp_path)
-    model.train()
-    pad, tokens = tokenizer.pad_token_id, len(tokenizer)
-    library = logging.getLogger("lm_eval")
-    before = library.level, list(library.handlers), library.propagate
-    environment = dict(os.environ)
-    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    with prepared_tasks(english_documents, EvaluationSettings(task_limit=8)) as tasks:
-        folder = Path(tasks.loaded["cloze"]["tasks"]["cloze"].config.dataset_kwargs["cache_dir"]).parent
-        assert folder.is_dir()
-        measure_tasks(tasks, model, tokenizer, tokens_per_batch=1024)
-    assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
-    assert model.training
-    assert (tokenizer.pad_token_id, len(tokenizer)) == (pad, tokens)
-    assert (library.level, list(library.handlers), library.propagate) == before
-    assert {name for name in os.environ if environment.get(name) != os.environ[name]} <= {
-        "HF_XET_HIGH_PERFORMANCE"  # the library sets it when it is imported
-    }
-    assert not folder.exists()
-    assert not list(tmp_path.iterdir())
-    captured = capfd.readouterr()
-    assert captured.out == captured.err == ""
-    model.eval()
 
 
 def test_progress_rises_to_the_end(pair, prepared):

@@ -17,6 +17,9 @@ from distillation.evaluation import measure_tasks, prepared_tasks
 from distillation.evaluation.undisturbed import undisturbed
 from distillation.models import load_model, load_tokenizer
 
+SET_ON_IMPORT = {"HF_XET_HIGH_PERFORMANCE", "KMP_DUPLICATE_LIB_OK"}
+"""Variables that lm-eval, and scikit-learn below it, set when they are first imported."""
+
 
 def test_nothing_is_left_behind(tiny_student_dir, english_documents, tmp_path, monkeypatch, capfd):
     reference = ModelReference(path=str(tiny_student_dir))
@@ -39,7 +42,7 @@ def test_nothing_is_left_behind(tiny_student_dir, english_documents, tmp_path, m
     assert model.training
     assert (tokenizer.pad_token_id, len(tokenizer)) == (pad, tokens)
     assert (library.level, list(library.handlers), library.propagate) == before
-    assert dict(os.environ) == environment
+    assert {name for name in os.environ if environment.get(name) != os.environ[name]} <= SET_ON_IMPORT
     assert not folder.exists()
     assert not list(tmp_path.iterdir())
     captured = capfd.readouterr()

@@ -32,8 +32,10 @@ def check_distillation(raw: Mapping[str, Any]) -> Settings:
             "evaluation.controls, or use prefix"
         )
     uri = check_tracking(settings.tracking)
+    from distillation.evaluation import check_tasks
     from distillation.probing import check_pair
 
+    check_tasks(settings.evaluation)
     for warning in check_pair(settings):
         _LOG.warning(warning)
     send_held_back(settings, uri)
@@ -49,16 +51,19 @@ def check_comparison(raw: Mapping[str, Any]) -> ComparisonSettings:
     settings = parse_settings(raw, ComparisonSettings)
     uri = check_tracking(settings.tracking)
     from distillation.comparison import make_plan
+    from distillation.evaluation import check_tasks
     from distillation.probing import check_pair
 
+    check_tasks(settings.evaluation)
     plan = make_plan(settings)
-    # Pairs, and objectives that look into the models, once each: most variants differ in neither.
+    # What the check looks at, once each: the models are the same for most variants.
     checked: set[Any] = set()
     for one in (plan.base, *plan.variants.values()):
-        if (one.models, one.alignment, one.objective) not in checked:
+        key = (one.models, one.objective, one.training)
+        if key not in checked:
             for warning in check_pair(one):
                 _LOG.warning(warning)
-        checked.add((one.models, one.alignment, one.objective))
+        checked.add(key)
     send_held_back(settings, uri)
     num_students = len(plan.entries())
     search = settings.comparison.search

@@ -24,7 +24,7 @@ from distillation.config import (
 from pipelines.checks import check_comparison
 from pipelines.distillation import tokenizer_of
 from pipelines.guarded import guarded_pipeline
-from pipelines.inputs import corpus_fingerprint, machine_fingerprint, models_fingerprint
+from pipelines.inputs import corpus_fingerprint, machine_fingerprint, models_fingerprint, tasks_fingerprint
 from pipelines.summary import show_comparison
 from steps.build_aligner import build_aligner
 from steps.cache_teacher import cache_teacher
@@ -54,7 +54,8 @@ def comparison_pipeline(settings: dict[str, Any]) -> None:
         tracking=checked.tracking,
         fingerprint=corpus_fingerprint(checked.corpus) + files,
     )
-    make = _SharedSteps(corpus, checked)
+    tasks = tasks_fingerprint(checked.evaluation, checked.corpus.hub_timeout)
+    make = _SharedSteps(corpus, checked, tasks)
     teacher_probe, student_probe = make.probes(checked.models)
     _, audit = make.aligner(checked.models, checked.alignment, checked.training.max_length)
     found = None
@@ -73,6 +74,7 @@ def comparison_pipeline(settings: dict[str, Any]) -> None:
                 found=found if entry.uses_found else None,
                 entry=entry,
                 evaluation=checked.evaluation,
+                fingerprint=tasks,
                 id=f"train {entry.number:03d} {entry.name}",  # ZenML runs what could run by name
             )
         )
@@ -91,8 +93,8 @@ def comparison_pipeline(settings: dict[str, Any]) -> None:
 class _SharedSteps:
     """Steps that several students depend on: each is made when it is first asked for, and once."""
 
-    def __init__(self, corpus: Any, settings: ComparisonSettings) -> None:
-        self.corpus, self.settings = corpus, settings
+    def __init__(self, corpus: Any, settings: ComparisonSettings, tasks: str) -> None:
+        self.corpus, self.settings, self.tasks = corpus, settings, tasks
         self.probes = cache(self._probes)
         self.aligner = cache(self._aligner)
         self.references = cache(self._references)
@@ -126,7 +128,9 @@ class _SharedSteps:
         return aligner, audit
 
     def _references(self, models: ModelSettings) -> Any:
-        return measure_references(self.corpus, models, self.settings.evaluation, models_fingerprint(models))
+        return measure_references(
+            self.corpus, models, self.settings.evaluation, models_fingerprint(models) + self.tasks
+        )
 
     def _cache_teacher(self, settings: Settings) -> Any:
         aligner, _ = self.aligner(settings.models, settings.alignment, settings.training.max_length)

@@ -17,7 +17,7 @@ from distillation.comparison import settings_for
 from distillation.config import ModelReference, Settings, parse_settings
 from pipelines.checks import check_distillation
 from pipelines.guarded import guarded_pipeline
-from pipelines.inputs import corpus_fingerprint, machine_fingerprint, models_fingerprint
+from pipelines.inputs import corpus_fingerprint, machine_fingerprint, models_fingerprint, tasks_fingerprint
 from pipelines.summary import show_distillation
 from steps.build_aligner import build_aligner
 from steps.cache_teacher import cache_teacher
@@ -75,7 +75,7 @@ def distillation_pipeline(settings: dict[str, Any]) -> None:
         teacher_probe=teacher_probe,
         student_probe=student_probe,
         settings=checked,
-        fingerprint=files,
+        fingerprint=files + tasks_fingerprint(checked.evaluation, checked.corpus.hub_timeout),
     )
 
 

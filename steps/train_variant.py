@@ -37,12 +37,17 @@ def train_variant(
     found: Found | None,
     entry: Entry,
     evaluation: EvaluationSettings,
+    fingerprint: str,
 ) -> Annotated[StudentResult, "result"]:
-    """Train and measure the student of `entry`, from `cache` if there is one."""
+    """Train and measure the student of `entry`, from `cache` if there is one.
+
+    `fingerprint` stands for the user's own tasks.
+    """
     hide_loading_bars(entry.settings.models)
     print(f"Student {entry.number} of {entry.total}: {entry.name}{_time_left(entry)}")
     try:
-        return _train(corpus, aligner, cache, entry.with_found(found.changes if found else None), evaluation)
+        entry = entry.with_found(found.changes if found else None)
+        return _train(corpus, aligner, cache, entry, evaluation, fingerprint)
     except Exception as error:  # whatever it is, the other students are worth having
         is_ours = isinstance(error, DistillationError)
         _LOG.error("%s failed: %s", entry.name, one_line(error), exc_info=None if is_ours else error)
@@ -66,6 +71,7 @@ def _train(
     cache: TeacherCache | None,
     entry: Entry,
     evaluation: EvaluationSettings,
+    fingerprint: str,
 ) -> StudentResult:
     from distillation.comparison.student import measured_student, prepare_student, training_figures
     from distillation.training import run_job
@@ -73,7 +79,7 @@ def _train(
     job_dir = prepare_student(corpus, entry, aligner, cache)
     with student_forwarder(job_dir, entry, corpus.report.held_out_fingerprint):
         done = run_job(job_dir, name=entry.name)
-    result = measured_student(job_dir, entry.variant, corpus, entry.settings, evaluation)
+    result = measured_student(job_dir, entry.variant, corpus, entry.settings.models, evaluation, fingerprint)
     if not math.isfinite(result.bits_per_byte):
         raise JobError(
             f"training diverged: bits per byte is {result.bits_per_byte}; lower training.learning_rate"

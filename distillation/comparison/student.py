@@ -13,7 +13,7 @@ from distillation.models import model_digest
 
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
-    from distillation.config import EvaluationSettings, Settings
+    from distillation.config import EvaluationSettings, ModelSettings, Settings
     from distillation.corpus import Corpus
     from distillation.teacher.cache import TeacherCache
 
@@ -60,31 +60,32 @@ def make_aligner(settings: Settings) -> Aligner:
 
 
 def measured_student(
-    job_dir: Path, name: str, corpus: Corpus, settings: Settings, evaluation: EvaluationSettings
+    job_dir: Path,
+    name: str,
+    corpus: Corpus,
+    models: ModelSettings,
+    evaluation: EvaluationSettings,
+    fingerprint: str = "",
 ) -> ModelResult:
     """Return the figures of the trained student of a job, measured now or kept from an earlier call.
 
-    The file is named by all that the figures depend on: edited code, another teacher or another held-out set
-    measures anew.
+    The file is named by all that the figures depend on: edited code, another teacher, another held-out set or
+    another `fingerprint`, which stands for the user's own tasks, measures anew.
     """
     from distillation.evaluation import measure_student
 
     depends_on: list[Any] = [
         evaluation.model_dump(mode="json"),
         corpus.report.held_out_fingerprint,
-        model_digest(settings.models.teacher, "teacher"),
+        model_digest(models.teacher, "teacher"),
         digest_of_sources(*EVALUATION_SOURCES),
+        fingerprint,
     ]
     path = job_dir / f"evaluation-{digest_of(depends_on)}.json"
     if path.exists():
         return ModelResult.model_validate_json(path.read_bytes()).model_copy(update={"name": name})
     result = measure_student(
-        name,
-        job_dir / "student",
-        settings.models.teacher,
-        corpus.test_texts,
-        evaluation,
-        device=settings.models.device,
+        name, job_dir / "student", models.teacher, corpus.test_texts, evaluation, device=models.device
     )
     write_atomically(path, result.model_dump_json(indent=2).encode())
     return result

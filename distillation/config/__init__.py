@@ -41,10 +41,11 @@ from distillation.config.objective import (
 )
 from distillation.config.section import Section, Share, Weight
 from distillation.config.settings import PromotionSettings, Settings, TrackingSettings, parse_settings
-from distillation.config.training import EvaluationSettings, TrainingSettings
+from distillation.config.training import EMBEDDED_TASKS, EvaluationSettings, TrainingSettings
 
 __all__ = [
     "DIVERGENCES",
+    "EMBEDDED_TASKS",
     "FOUND",
     "HUB_PRESETS",
     "TEXT_ALONE",

@@ -11,9 +11,12 @@ from distillation.evaluation.result import (
     flat_metrics,
     gap_closed,
     model_metrics,
+    skipped_tasks,
 )
 from distillation.evaluation.samples import Sample, continue_prompts
 from distillation.evaluation.speed import Speed, measure_speed
+from distillation.evaluation.task_folder import check_tasks
+from distillation.evaluation.tasks import TaskResult, measure_tasks, prepared_tasks
 
 __all__ = [
     "MODEL_NAMES",
@@ -23,7 +26,9 @@ __all__ = [
     "ModelResult",
     "Sample",
     "Speed",
+    "TaskResult",
     "bits_per_byte",
+    "check_tasks",
     "completeness",
     "continue_prompts",
     "evaluate_models",
@@ -32,5 +37,8 @@ __all__ = [
     "measure_agreement",
     "measure_speed",
     "measure_student",
+    "measure_tasks",
     "model_metrics",
+    "prepared_tasks",
+    "skipped_tasks",
 ]

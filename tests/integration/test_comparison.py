@@ -24,7 +24,7 @@ def config(workplace: Any) -> str:
     settings = {
         **workplace.settings,
         "training": {**workplace.settings["training"], "max_steps": 2},
-        "evaluation": {**workplace.settings["evaluation"], "controls": ["text_only"]},
+        "evaluation": {**workplace.settings["evaluation"], "controls": ["text_only"], "tasks": []},
         "tracking": {"experiment": "compared"},
         "comparison": {
             "seeds": [0, 1],

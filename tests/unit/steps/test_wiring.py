@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +89,29 @@ def test_a_changed_file_changes_the_corpus(tmp_path: Path) -> None:
     one = corpus_fingerprint(settings.corpus)
     path.write_text("two")
     assert len({missing, one, corpus_fingerprint(settings.corpus)}) == 3
+
+
+def test_changed_tasks_and_a_hub_that_comes_back_change_the_evaluation(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    from pipelines.inputs import tasks_fingerprint
+
+    def digest(**evaluation: Any) -> str:
+        settings: Settings = parse_settings({"evaluation": evaluation})
+        return tasks_fingerprint(settings.evaluation, 1.0)
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    answers = ["out of reach", None]
+    monkeypatch.setattr("distillation.corpus.hub.HubReach.why_unreachable", lambda self: answers.pop(0))
+    embedded = digest()  # asks no hub
+    (tmp_path / "own.yaml").write_text("task: own")
+    first = digest(task_dir=str(tmp_path))
+    (tmp_path / "own.yaml").write_text("task: other")
+    assert len({embedded, first, digest(task_dir=str(tmp_path))}) == 3
+    assert digest(tasks=["piqa"]) != digest(tasks=["piqa"])  # out of reach, then back
+    assert not answers
 
 
 def test_overrides_replace_values_and_whole_lists() -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from distillation.config import EvaluationSettings, ModelReference, PromotionSettings, Settings
+from distillation.config import EvaluationSettings, ModelReference, PromotionSettings
 from distillation.errors import PromotionError
+from distillation.evaluation import Evaluation, evaluate_models
+from distillation.evaluation.result import gap_closed
 from tracking.gate import GateReport
 from tracking.registry import current_champion
 
 SAMPLE = Path(__file__).resolve().parents[2] / "distillation" / "sample"
 EVALUATION = EvaluationSettings(
-    controls=("text_only",), max_length=128, stride=96, prompts=("The",), num_new_tokens=3
+    controls=("text_only",), max_length=128, stride=96, prompts=("The",), num_new_tokens=3, tasks=()
 )
 FIELDS = ("distilled.bits_per_byte", "text_only.bits_per_byte")
 
@@ -38,45 +41,51 @@ def changed_student(target: Path, change: Callable) -> Path:
     return target
 
 
+def evaluate(students: dict[str, Path], texts: list[str], held_out: str) -> Evaluation:
+    """Measure students and their teacher, the embedded one, each once."""
+    return evaluate_models(
+        students,
+        ModelReference(),
+        texts,
+        EVALUATION,
+        held_out_fingerprint=held_out,
+        device="cpu",
+        show_progress=False,
+    )
+
+
 @dataclass(frozen=True)
 class Bench:
     """A store, students and documents; `record` is what the last step of a distillation does."""
 
     uri: str
     students: dict[str, Path]
-    documents: Sequence[str]
+    evaluations: dict[str, Evaluation]
+    """All students by the name of the held-out set that they were measured on."""
 
     @property
     def settings(self) -> PromotionSettings:
         return PromotionSettings(experiment="refusals", uri=self.uri, export_dir=None)
 
-    def record(self, name: str, distilled: str, documents: slice, held_out: str) -> None:
-        """Evaluate a student beside the text-only control and the teacher, and record a finished run."""
-        import time
-
-        from distillation.evaluation import completeness, evaluate_models, flat_metrics
+    def record(self, name: str, distilled: str, held_out: str) -> None:
+        """Record a finished run whose distilled student is this one, beside the control and the teacher."""
+        from distillation.evaluation import completeness, flat_metrics
         from tracking.registry import HELD_OUT_TAG, MISSING_TAG, MODEL_URI_TAG, PIPELINE_ROLE, ROLE_TAG
         from tracking.runs import Recorder, RunSpec
         from tracking.students import log_student
 
-        evaluation = evaluate_models(
-            {
-                "untouched": self.students["control"],
-                "text_only": self.students["control"],
-                "distilled": self.students[distilled],
-            },
-            ModelReference(),
-            self.documents[documents],
-            EVALUATION,
-            held_out_fingerprint=held_out,
-            device="cpu",
-            show_progress=False,
-        )
+        measured = self.evaluations[held_out]
+        roles = {"untouched": "control", "text_only": "control", "distilled": distilled, "teacher": "teacher"}
+        results = {
+            role: measured.results[model].model_copy(update={"name": role}) for role, model in roles.items()
+        }
+        teacher, control = results["teacher"], results["text_only"]
+        closed = gap_closed(results["distilled"], control, teacher)
+        results["distilled"] = results["distilled"].model_copy(update={"gap_closed": closed})
+        evaluation = measured.model_copy(update={"results": results})
         recorder = Recorder(self.uri, "refusals")
         run_id = recorder.open(RunSpec(name, name, {ROLE_TAG: PIPELINE_ROLE}))
         recorder.log_metrics(run_id, flat_metrics(evaluation), time_ms=int(time.time() * 1000))
-        recorder.log_text(run_id, evaluation.model_dump_json(), "evaluation.json")
-        recorder.log_text(run_id, Settings().model_dump_json(), "settings.json")
         uri = log_student(recorder, run_id, self.students[distilled], metadata={"variant": "distilled"})
         recorder.set_tags(
             run_id,
@@ -109,7 +118,7 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory, english_documents: list[str]) -> Iterator[Bench]:
+def bench(tmp_path_factory: pytest.TempPathFactory, english_documents: list[str]) -> Bench:
     import torch
 
     root = tmp_path_factory.mktemp("refusals")
@@ -118,7 +127,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, english_documents: list[str]
     def disturb(model) -> None:
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.add_(0.2 * parameter.std() * noise if parameter.dim() > 1 else 0.0)
+            parameter.add_(0.3 * parameter.std() * noise if parameter.dim() > 1 else 0.0)
 
     def shuffle(model) -> None:
         rows = torch.randperm(len(model.lm_head.weight), generator=generator)
@@ -129,10 +138,14 @@ def bench(tmp_path_factory: pytest.TempPathFactory, english_documents: list[str]
         "control": changed_student(root / "control", disturb),
         "shuffled": changed_student(root / "shuffled", shuffle),
     }
-    yield Bench(f"sqlite:///{root}/mlflow.db", students, english_documents)
-
-
-FIRST_SET, SECOND_SET = slice(0, 10), slice(10, 20)
+    texts = [document[:600] for document in english_documents]
+    evaluations = {
+        "first-set": evaluate(students, texts[:6], "first-set"),
+        "second-set": evaluate(
+            {name: students[name] for name in ("good", "control")}, texts[6:12], "second-set"
+        ),
+    }
+    return Bench(f"sqlite:///{root}/mlflow.db", students, evaluations)
 
 
 def test_the_same_student_unbroken_passes(bench: Bench) -> None:
@@ -141,7 +154,7 @@ def test_the_same_student_unbroken_passes(bench: Bench) -> None:
     from tracking.registry import finished_runs
     from tracking.runs import Recorder
 
-    bench.record("good", "good", FIRST_SET, "first-set")
+    bench.record("good", "good", "first-set")
     report = bench.check("good")
     assert report.passed
     recorder = Recorder(bench.uri, "refusals")
@@ -151,17 +164,17 @@ def test_the_same_student_unbroken_passes(bench: Bench) -> None:
 
 
 def test_a_student_with_shuffled_output_rows_is_refused(bench: Bench) -> None:
-    bench.record("shuffled", "shuffled", FIRST_SET, "first-set")
+    bench.record("shuffled", "shuffled", "first-set")
     line = bench.refusal("shuffled")
     assert "better than text_only: distilled.bits_per_byte = " in line
     assert "text_only.bits_per_byte = " in line
     assert "measurable advantage: distilled.advantage_low = -" in line
     distilled, control = (float(line.split(f"{name} = ")[1].split(",")[0]) for name in FIELDS)
-    assert distilled > 2 * control  # it is broken, not merely worse
+    assert distilled > 1.5 * control  # it is broken, not merely worse
 
 
 def test_a_student_tied_with_its_control_is_refused(bench: Bench) -> None:
-    bench.record("tied", "control", FIRST_SET, "first-set")
+    bench.record("tied", "control", "first-set")
     line = bench.refusal("tied")
     distilled, control = (line.split(f"{name} = ")[1].split(",")[0] for name in FIELDS)
     assert distilled == control
@@ -171,7 +184,7 @@ def test_a_student_tied_with_its_control_is_refused(bench: Bench) -> None:
 
 def test_a_student_evaluated_on_another_held_out_set_is_refused(bench: Bench) -> None:
     champion = current_champion_of(bench)
-    bench.record("elsewhere", "good", SECOND_SET, "second-set")
+    bench.record("elsewhere", "good", "second-set")
     line = bench.refusal("elsewhere")
     assert "same held-out documents as the champion: second-set here, first-set for models:/student" in line
     assert "better than text_only" not in line  # all else about it is well

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,64 +156,166 @@ def test_edited_code_runs_its_step_again_and_no_other(
     assert not runs  # a run that was opened for the one step is ended, and does not compete
 
 
+def promotion_config(workplace: Any) -> str:
+    settings = {"experiment": "tiny", "must_beat": {"text_only.bits_per_byte": 0.01}}
+    return workplace.config("promote.yaml", settings)
+
+
 def promote(workplace: Any, zenml: Callable[..., Any]) -> Any:
-    settings = {"experiment": "tiny", "control_margin": 0.01}
-    return zenml(
-        "pipeline", "run", PROMOTION, "-c", workplace.config("promote.yaml", settings), "-s", "local"
-    )
+    return zenml("pipeline", "run", PROMOTION, "-c", promotion_config(workplace), "-s", "local")
 
 
 def set_figures(workplace: Any, run_id: str, distilled: float, text_only: float, minute: int) -> None:
     """Overwrite a run's figures: what a longer training would have measured."""
     workplace.recorder().log_metrics(
         run_id,
-        {"distilled.bits_per_byte": distilled, "text_only.bits_per_byte": text_only},
+        {
+            "distilled.bits_per_byte": distilled,
+            "text_only.bits_per_byte": text_only,
+            "distilled.advantage_low": 1 - distilled / text_only,
+        },
         time_ms=4_000_000_000_000 + 60_000 * minute,
     )
     workplace.recorder().set_tags(run_id, {"evaluation.missing": ""})
 
 
-def test_only_a_better_student_is_promoted(first_run: Any, workplace: Any, zenml: Callable[..., Any]) -> None:
-    import mlflow
-    from zenml.client import Client
-
+def champion_run(workplace: Any) -> str | None:
     from tracking.registry import current_champion
 
+    champion = current_champion(workplace.recorder(), "student")
+    return None if champion is None else champion.run_id
+
+
+@pytest.fixture(scope="module")
+def two_runs(first_run: Any, workplace: Any) -> tuple[str, str]:
+    """Two finished runs with students: the first one of this module, and one with another seed."""
+    from pipelines.command import run_command
+    from pipelines.distillation import distillation_pipeline
+
+    changes = ["seed=7", "training.max_steps=2", "evaluation.controls=[text_only]"]
+    assert run_command(distillation_pipeline, ["-c", workplace.config(), *changes]) == 0
     runs = [run.info.run_id for run in parents(workplace)]
-    good, worse = runs[-1], runs[0]
-    for run_id in runs:
-        set_figures(workplace, run_id, 2.10, 2.00, minute=1)
+    return runs[-1], runs[0]
+
+
+def test_only_a_better_student_is_promoted(
+    two_runs: tuple[str, str], workplace: Any, zenml: Callable[..., Any]
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from zenml.client import Client
+
+    good, worse = two_runs
+    for run in parents(workplace):
+        set_figures(workplace, run.info.run_id, 2.10, 2.00, minute=1)
     refused = promote(workplace, zenml)
     assert refused.exit_code == 1
     assert "distilled.bits_per_byte = 2.1000" in refused.output
     assert "text_only.bits_per_byte = 2.0000" in refused.output
     assert "Traceback" not in refused.output
-    assert current_champion(workplace.recorder(), "student") is None
+    assert champion_run(workplace) is None
 
-    set_figures(workplace, good, 1.80, 2.00, minute=2)
+    set_figures(workplace, worse, 1.90, 2.00, minute=2)
     accepted = promote(workplace, zenml)
     assert accepted.exit_code == 0, accepted.output
     assert "models:/student@champion (version 1)" in accepted.output
-    champion = current_champion(workplace.recorder(), "student")
-    assert champion is not None
-    assert champion.run_id == good
+    assert "measurable advantage: distilled.advantage_low = 0.0500" in accepted.output
+    assert champion_run(workplace) == worse
     version = Client().get_model_version("student", "production")
     assert version.run_metadata["mlflow_version"] == "1"
 
-    set_figures(workplace, worse, 1.95, 2.00, minute=3)
+    # Better than its control, and not better than the champion: it stays as challenger.
+    set_figures(workplace, good, 1.95, 2.00, minute=3)
     refused = promote(workplace, zenml)
     assert refused.exit_code == 1
-    if worse != good:
-        assert "1.9500" in refused.output
-        assert "1.8000" in refused.output
-    champion = current_champion(workplace.recorder(), "student")
-    assert champion is not None
-    assert champion.run_id == good
+    for words in ("1.9500", "1.9000", "better than the champion", "models:/student@challenger (version 2)"):
+        assert words in refused.output
+    assert "Traceback" not in refused.output
+    assert champion_run(workplace) == worse
+    assert Client().get_model_version("student", "staging").run_metadata["mlflow_version"] == "2"
 
-    mlflow.set_tracking_uri(workplace.recorder().uri)
-    try:
-        folder = Path(mlflow.artifacts.download_artifacts("models:/student@champion"))
-    finally:
-        mlflow.set_tracking_uri("")
-    assert "## Promotion" in (folder / "README.md").read_text()
-    assert (folder / "model" / "model.safetensors").exists()
+    folder = workplace.root / "outputs" / "champion"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    inputs = AutoTokenizer.from_pretrained(folder)("The function", return_tensors="pt")
+    assert (
+        model.generate(**inputs, max_new_tokens=3, eos_token_id=None).shape[1] > inputs["input_ids"].shape[1]
+    )
+    card = (folder / "README.md").read_text()
+    run = workplace.recorder().client.get_run(worse)
+    for words in (
+        "## Promotion",
+        "| better than text_only | yes | distilled.bits_per_byte = 1.9000",
+        "| text_only.bits_per_byte | 2 |",
+        f"digest `{run.data.tags['teacher_digest']}`",
+        run.data.tags["held_out"],
+        "torch 2.",
+        worse,
+        "seed: 7",
+    ):
+        assert words in card
+    assert str(workplace.root) not in card  # folders of this machine are nobody's business
+
+
+def test_rollback_and_publishing_by_one_command(
+    two_runs: tuple[str, str], workplace: Any, zenml: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    from zenml.client import Client
+
+    from pipelines.champion import ACTIONS
+    from pipelines.command import run_command
+    from pipelines.promotion import promotion_pipeline
+    from tracking.export import read_mark
+
+    good, worse = two_runs
+    folder = workplace.root / "outputs" / "champion"
+    command = ["-c", promotion_config(workplace)]
+
+    set_figures(workplace, good, 1.70, 2.00, minute=4)
+    accepted = promote(workplace, zenml)
+    assert accepted.exit_code == 0, accepted.output
+    assert champion_run(workplace) == good
+    assert Client().get_model_version("student", "production").name == "student-2"
+    mark = read_mark(folder)
+    assert mark is not None
+    assert mark.run_id == good
+
+    (folder / "model.safetensors").unlink()
+    assert run_command(promotion_pipeline, [*command, "--publish"], ACTIONS) == 0
+    assert (folder / "model.safetensors").exists()
+
+    capfd.readouterr()
+    assert run_command(promotion_pipeline, [*command, "--rollback"], ACTIONS) == 0
+    told = capfd.readouterr().out
+    assert "Rolled back: version 2" in told
+    assert "is models:/student@champion (version 1)" in told
+    assert "mlflow.transformers.load_model('models:/student@champion')" in told
+    assert champion_run(workplace) == worse
+    assert Client().get_model_version("student", "production").name == "student-1"
+    mark = read_mark(folder)
+    assert mark is not None
+    assert mark.run_id == worse
+
+    assert run_command(promotion_pipeline, [*command, "--rollback"], ACTIONS) == 1
+    assert "Error: model_name = student: nothing to go back to, version 1" in capfd.readouterr().err
+    again = promote(workplace, zenml)  # the best run by its figures is the one that was rolled back
+    assert again.exit_code == 1
+    assert champion_run(workplace) == worse
+
+
+def test_what_a_promotion_needs_is_checked_first(workplace: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    from pipelines.champion import ACTIONS
+    from pipelines.command import run_command
+    from pipelines.promotion import promotion_pipeline
+
+    (workplace.root / "mine").mkdir()
+    (workplace.root / "mine" / "notes.txt").write_text("keep me")
+    command = ["-c", promotion_config(workplace)]
+    for override, words in (
+        ("export_dir=mine", "export_dir = mine: it holds other files"),
+        ("hub_repository=team/student", "hub_repository = team/student: HF_HUB_OFFLINE forbids it"),
+        ("must_beat={text_only.accuracy: 0.1}", "must_beat.text_only.accuracy"),
+    ):
+        capfd.readouterr()
+        assert run_command(promotion_pipeline, [*command, override], ACTIONS) == 1
+        errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("Error: ")]
+        assert len(errors) == 1
+        assert words in errors[0]

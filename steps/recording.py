@@ -7,7 +7,7 @@ So an outage in between costs nothing, and only the last step insists on an answ
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,14 @@ from zenml import get_step_context, log_metadata
 
 from distillation.config import TEXT_ALONE, Settings, TrackingSettings, parse_settings
 from distillation.errors import TrackingError, one_line
+from tracking.lineage import DatasetRecord, dataset_records
+from tracking.provenance import code_tags
 from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, REUSED_ROLE, ROLE_TAG
 from tracking.runs import Recorder, RunSpec, flat_params
 from tracking.server import resolve_tracking_uri
 
 if TYPE_CHECKING:
+    from distillation.corpus import CorpusReport
     from tracking.forwarder import MetricsForwarder
 
 _LOG = logging.getLogger(__name__)
@@ -32,9 +35,40 @@ def pipeline_run_spec() -> RunSpec:
     return RunSpec(
         key=str(run.id),
         name=describe_settings(settings),
-        tags={ROLE_TAG: PIPELINE_ROLE, **comparable_tags(settings), "zenml.run": run.name},
+        tags={
+            ROLE_TAG: PIPELINE_ROLE,
+            **comparable_tags(settings),
+            **_source_tags(run.pipeline.name if run.pipeline else run.name),
+            "zenml.run": run.name,
+        },
         params=flat_params(settings),
     )
+
+
+def student_run_spec(
+    settings: Settings, variant: str, report: CorpusReport, tags: Mapping[str, str] | None = None
+) -> RunSpec:
+    """Return the run of one trained student, nested in that of the pipeline."""
+    parent = pipeline_run_spec()
+    return RunSpec(
+        key=f"{parent.key} {variant}",
+        name=f"{variant}: {parent.name}",
+        tags={
+            ROLE_TAG: "student",
+            **comparable_tags(settings, variant),
+            **_source_tags(f"{get_step_context().pipeline.name} {variant}"),
+            HELD_OUT_TAG: report.held_out_fingerprint,
+            **(tags or {}),
+        },
+        params=flat_params(settings),
+        datasets=dataset_records(report, settings.corpus.sources),
+        parent=parent,
+    )
+
+
+def _source_tags(name: str) -> dict[str, str]:
+    """Return what MLflow's column `Source` shows."""
+    return {"mlflow.source.name": name, "mlflow.source.type": "LOCAL", **code_tags()}
 
 
 def describe_settings(settings: Settings) -> str:
@@ -67,37 +101,42 @@ def record_early(tracking: TrackingSettings, write: Callable[[Recorder, str], No
         _LOG.warning("%s (recorded again by the last step)", one_line(error))
 
 
-def record_pages(tracking: TrackingSettings, pages: Mapping[str, str], tags: Mapping[str, str]) -> None:
-    """Record texts by their path, and tags, in the pipeline's run."""
+def record_pages(
+    tracking: TrackingSettings,
+    pages: Mapping[str, str],
+    tags: Mapping[str, str],
+    datasets: Iterable[DatasetRecord] = (),
+) -> None:
+    """Record texts by their path, tags and the documents read, in the pipeline's run."""
 
     def write(recorder: Recorder, run_id: str) -> None:
         for path, text in pages.items():
             recorder.log_text(run_id, text, path)
         if tags:
             recorder.set_tags(run_id, tags)
+        recorder.log_datasets(run_id, datasets)
 
     record_early(tracking, write)
 
 
-def metrics_forwarder(job_dir: Path, settings: Settings, variant: str, held_out: str) -> MetricsForwarder:
+def metrics_forwarder(
+    job_dir: Path, settings: Settings, variant: str, report: CorpusReport
+) -> MetricsForwarder:
     """Return the forwarder that shows a job's metrics live in a run nested in the pipeline's."""
+    from distillation.probing.device import choose_device
     from tracking.forwarder import MetricsForwarder
 
-    parent = pipeline_run_spec()
-    uri = resolve_tracking_uri(settings.tracking.uri)
-    log_metadata({"mlflow_tracking_uri": uri, "mlflow_experiment": settings.tracking.experiment})
-    run = RunSpec(
-        key=f"{parent.key} {variant}",
-        name=f"{variant}: {parent.name}",
-        tags={
-            ROLE_TAG: "student",
-            **comparable_tags(settings, variant),
-            HELD_OUT_TAG: held_out,
-            "job": job_dir.name,
-        },
-        params=flat_params(settings),
+    tracking = settings.tracking
+    uri = resolve_tracking_uri(tracking.uri)
+    log_metadata({"mlflow_tracking_uri": uri, "mlflow_experiment": tracking.experiment})
+    tags = {"job": job_dir.name, "device": choose_device(settings.models.device)}
+    return MetricsForwarder(
+        job_dir,
+        uri=uri,
+        experiment=tracking.experiment,
+        run=student_run_spec(settings, variant, report, tags),
+        samples_system=tracking.system_metrics,
     )
-    return MetricsForwarder(job_dir, uri=uri, experiment=settings.tracking.experiment, parent=parent, run=run)
 
 
 def close_reused_run(key: str, tracking: TrackingSettings) -> None:

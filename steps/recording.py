@@ -50,12 +50,14 @@ def student_run_spec(
 ) -> RunSpec:
     """Return the run of one trained student, nested in that of the pipeline."""
     parent = pipeline_run_spec()
+    comparable = comparable_tags(settings, variant)
+    aligner = "" if comparable["aligner"] in ("none", variant) else f"{comparable['aligner']} "
     return RunSpec(
         key=f"{parent.key} {variant}",
-        name=f"{variant}: {parent.name}",
+        name=f"{variant}: {aligner}{comparable['objective']} seed {settings.seed}",
         tags={
             ROLE_TAG: "student",
-            **comparable_tags(settings, variant),
+            **comparable,
             **_source_tags(f"{get_step_context().pipeline.name} {variant}"),
             HELD_OUT_TAG: report.held_out_fingerprint,
             **(tags or {}),

@@ -6,7 +6,7 @@ its training, so that every pipeline run shows all its students side by side.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from steps.recording import student_run_spec
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from distillation.corpus import CorpusReport
     from distillation.evaluation import Evaluation
     from materializers.student import Student
-    from tracking.runs import Recorder
+    from tracking.runs import Recorder, RunSpec
 
 
 def record_students(
@@ -30,25 +30,37 @@ def record_students(
     *,
     time_ms: int,
 ) -> None:
-    """Record each student's final figures under the same names, and the curves of the cached ones.
+    """Record every student in the run nested in that of this step's pipeline.
 
     Raises:
         TrackingError: the server fails.
     """
     for student in students:
-        variant = student.variant
-        own = variant_settings(settings, variant)
-        spec = student_run_spec(own, variant, report, {"device": evaluation.device})
-        parent_id = recorder.open(spec.parent) if spec.parent is not None else None
-        is_new = recorder.find(spec.key, parent_id) is None
-        run_id = recorder.open(spec)
-        if is_new:
-            recorder.set_tags(run_id, {"reused": "true"})
-            if student.history is not None and student.history.exists():
-                log_history(recorder, run_id, student.history)
-        recorder.log_metrics(run_id, _final_figures(evaluation, variant), time_ms=time_ms)
-        if is_new:
-            recorder.close(run_id)
+        own = variant_settings(settings, student.variant)
+        spec = student_run_spec(own, student.variant, report, {"device": evaluation.device})
+        record_student(recorder, spec, student, evaluation, time_ms=time_ms)
+
+
+def record_student(
+    recorder: Recorder, spec: RunSpec, student: Student, evaluation: Evaluation, *, time_ms: int
+) -> None:
+    """Record a student's final figures, named as every other's, and the curves of one from the cache.
+
+    Raises:
+        TrackingError: the server fails.
+    """
+    parent_id = recorder.open(spec.parent) if spec.parent is not None else None
+    is_new = recorder.find(spec.key, parent_id) is None
+    run_id = recorder.open(spec)
+    if is_new:
+        recorder.set_tags(run_id, {"reused": "true"})
+        if student.history is not None and student.history.exists():
+            log_history(recorder, run_id, student.history)
+    figures = _figures(evaluation, student.variant)
+    final = {final_name(measure): value for measure, value in figures.items()}
+    recorder.log_metrics(run_id, final, time_ms=time_ms)
+    if is_new:
+        recorder.close(run_id)
 
 
 def variant_settings(settings: Settings, variant: str) -> Settings:
@@ -68,17 +80,20 @@ def variant_settings(settings: Settings, variant: str) -> Settings:
 
 
 def comparison_columns(evaluation: Evaluation) -> dict[str, list[Any]]:
-    """Return the evaluation as a table: one row a model, one column a measure; None where unknown."""
+    """Return the evaluation as a table to be read: one row a model, one column a measure.
+
+    Figures have four digits and counts all of theirs; None where unknown.
+    """
     rows = {name: _figures(evaluation, name) for name in evaluation.results}
-    measures = list(dict.fromkeys(measure for row in rows.values() for measure in row))
-    columns: Mapping[str, list[Any]] = {
-        measure: [row.get(measure) for row in rows.values()] for measure in measures
-    }
-    return {"model": list(rows), **columns}
+    measures = dict.fromkeys(measure for row in rows.values() for measure in row)
+    columns: dict[str, list[Any]] = {"model": list(rows)}
+    for measure in measures:
+        columns[measure] = [_shown(row[measure]) if measure in row else None for row in rows.values()]
+    return columns
 
 
-def _final_figures(evaluation: Evaluation, variant: str) -> dict[str, float]:
-    return {final_name(measure): value for measure, value in _figures(evaluation, variant).items()}
+def _shown(value: float) -> float:
+    return int(value) if value.is_integer() else float(f"{value:.4g}")
 
 
 def _figures(evaluation: Evaluation, name: str) -> dict[str, float]:

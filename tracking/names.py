@@ -29,4 +29,4 @@ def shown_name(name: str) -> str:
 
 def final_name(measure: str) -> str:
     """Return the name of a final figure in a student's own run: the same for every variant."""
-    return f"evaluation/{measure}"
+    return f"test/{measure}"

@@ -122,7 +122,7 @@ def check_nested(client: Any, run: Any, parent: Any) -> None:
     assert [int(one.value) for one in steps if one.step == history[-1].step][-1] == 4
     assert history[-1].step == metrics["progress/tokens_seen"] > 4
     bits = parent.data.metrics[f"{run.data.tags['variant']}.bits_per_byte"]
-    assert metrics["evaluation/bits_per_byte"] == bits
+    assert metrics["test/bits_per_byte"] == bits
 
 
 def test_planted_secrets_reached_nothing(first_run: Any, workplace: Any) -> None:
@@ -182,6 +182,8 @@ def test_another_objective_reuses_all_that_does_not_depend_on_it(
     for run in nested.values():
         check_nested(client, run, newest)
     assert {name for name, run in nested.items() if "reused" in run.data.tags} == {"text_only"}
+    assert nested["text_only"].info.run_name == "text_only: 1 cross_entropy seed 0"
+    assert nested["distilled"].info.run_name == "distilled: prefix 0.1 cross_entropy + 0.9 reverse_kl seed 0"
     assert nested["text_only"].data.params["objective.terms.cross_entropy"] == "1.0"
     assert nested["text_only"].data.params["objective.terms.reverse_kl"] == "0.0"
 

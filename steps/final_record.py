@@ -54,7 +54,7 @@ def record_all(
         recorder.log_text(run_id, text, path)
     for path, content in figure_files(evaluation, histories).items():
         recorder.log_bytes(run_id, content, path)
-    recorder.log_table(run_id, comparison_columns(evaluation))
+    recorder.log_table(run_id, comparison_columns(evaluation), "models.json")
     distilled = next(one for one in students if one.variant == "distilled")
     _record_outcome(recorder, run_id, distilled, evaluation, corpus)
     recorder.close(run_id)
@@ -99,7 +99,7 @@ def _record_outcome(
     recorder.note(
         run_id,
         f"**{verdict_sentence(evaluation)}**\n\nUnder *Artifacts*: `report.html` is the whole report, "
-        "`comparison.json` its table, `figures/` its pictures. The nested runs hold the training curves.",
+        "`models.json` its table, `figures/` its pictures. The nested runs hold the training curves.",
     )
     recorder.set_tags(
         run_id,

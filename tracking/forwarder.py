@@ -70,10 +70,12 @@ class MetricsForwarder:
         uri: str,
         experiment: str,
         run: RunSpec,
+        parent: RunSpec | None = None,
         interval: float = 2.0,
         samples_system: bool = False,
         patience: float | None = None,
     ) -> None:
+        run = replace(run, parent=run.parent or parent)
         self._log = job_dir / "metrics.jsonl"
         self._interval = interval
         self._patience = patience or (_LOCAL_PATIENCE if uri.startswith("sqlite") else _PATIENCE)

@@ -88,7 +88,7 @@ def test_mlflow_holds_everything_side_by_side(first_run: Any, workplace: Any) ->
         "corpus/contract.html",
         "probes/teacher.json",
         "probes/probes.html",
-        "comparison.json",
+        "models.json",
         "figures/bits_per_byte.png",
     } <= files
     nested = nested_runs(client, parent)

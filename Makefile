@@ -6,7 +6,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export ZENML_ANALYTICS_OPT_IN := false
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart promote test check format ui bench sample clean
+.PHONY: quickstart compare promote test check format ui bench sample clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -16,6 +16,10 @@ export TOKENIZERS_PARALLELISM := false
 quickstart: .venv/ready  ## distil the embedded teacher into the embedded student, about 4 minutes
 	$(BIN)/python -m stacks.local
 	$(BIN)/zenml pipeline run pipelines.distillation.distillation_pipeline -c configs/quickstart.yaml -s local
+
+compare: .venv/ready  ## six ways of teaching x three seeds with controls and intervals, about 35 minutes
+	$(BIN)/python -m stacks.local
+	$(BIN)/zenml pipeline run pipelines.comparison.comparison_pipeline -c configs/compare_objectives.yaml -s local
 
 promote: .venv/ready  ## make the best student of the experiment the champion, if it passes the gate
 	$(BIN)/python -m stacks.local

@@ -72,10 +72,10 @@ def steps_in_turn(job_dirs: Sequence[Path]) -> list[float]:
     import torch
 
     from distillation.training import read_job
-    from distillation.training.run import _Run
+    from distillation.training.run import TrainingRun
     from distillation.training.trainer import distilling
 
-    runs = [_Run(job_dir, read_job(job_dir)) for job_dir in job_dirs]
+    runs = [TrainingRun(job_dir, read_job(job_dir)) for job_dir in job_dirs]
     optimizers = [torch.optim.AdamW(run.student.parameters(), fused=True) for run in runs]
     seconds: list[list[float]] = [[] for _ in runs]
     size = runs[0].job.training.batch_size

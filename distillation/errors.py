@@ -28,6 +28,14 @@ class JobError(DistillationError):
     """A job directory cannot be written, is damaged, or belongs to another job."""
 
 
+class SearchError(DistillationError):
+    """A search for settings found none."""
+
+
+class ComparisonError(DistillationError):
+    """Every student of a comparison failed."""
+
+
 class TrackingError(DistillationError):
     """The tracking server or the model registry does not answer or refuses."""
 

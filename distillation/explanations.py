@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-UNION_TAGS = ("hub", "file", "documentation")
-"""Tags of `corpus.sources` stand in pydantic's locations but are no keys of the YAML."""
+UNION_TAGS = ("hub", "file", "documentation", "range", "choices")
+"""Tags of `corpus.sources` and of a search's space: in pydantic's locations, but no keys of the YAML."""
 
 
 def explain(kind: type[BaseModel], report: ValidationError) -> str:
@@ -31,7 +31,9 @@ def _explain(kind: type[BaseModel], error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if error["msg"].startswith("Input should be "):
         message = f"must be {message}"
-    return f"setting {name or kind.__name__} = {_short(error['input'])}: {message}"
+    if not name:  # a rule between sections, whose message names the settings itself
+        return message
+    return f"setting {name} = {_short(error['input'])}: {message}"
 
 
 def _short(value: Any) -> str:

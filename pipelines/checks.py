@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distillation.config import PromotionSettings, Settings, TrackingSettings, parse_settings
+from distillation.config import (
+    ComparisonSettings,
+    PromotionSettings,
+    Settings,
+    TrackingSettings,
+    parse_settings,
+)
 from distillation.errors import SettingsError
 
 _LOG = logging.getLogger(__name__)
@@ -26,16 +32,53 @@ def check_distillation(raw: Mapping[str, Any]) -> Settings:
             "evaluation.controls, or use prefix"
         )
     uri = check_tracking(settings.tracking)
+    from distillation.evaluation import check_tasks
     from distillation.probing import check_pair
 
+    check_tasks(settings.evaluation)
     for warning in check_pair(settings):
         _LOG.warning(warning)
+    send_held_back(settings, uri)
+    return settings
+
+
+def check_comparison(raw: Mapping[str, Any]) -> ComparisonSettings:
+    """Check settings, every pair of models, job directory and tracking server; return the settings.
+
+    Raises:
+        DistillationError: the first thing that is wrong, one line.
+    """
+    settings = parse_settings(raw, ComparisonSettings)
+    uri = check_tracking(settings.tracking)
+    from distillation.comparison import make_plan
+    from distillation.evaluation import check_tasks
+    from distillation.probing import check_pair
+
+    check_tasks(settings.evaluation)
+    plan = make_plan(settings)
+    # What the check looks at, once each: the models are the same for most variants.
+    checked: set[Any] = set()
+    for one in (plan.base, *plan.variants.values()):
+        key = (one.models, one.objective, one.training)
+        if key not in checked:
+            for warning in check_pair(one):
+                _LOG.warning(warning)
+        checked.add(key)
+    send_held_back(settings, uri)
+    num_students = len(plan.entries())
+    search = settings.comparison.search
+    trials = f", after a search of {search.num_trials} trials" if search is not None else ""
+    print(f"{num_students} students: variants and controls x seeds {list(plan.seeds)}{trials}.")
+    return settings
+
+
+def send_held_back(settings: Settings, uri: str) -> None:
+    """Send metrics that an earlier outage of the server has held back."""
     from tracking.forwarder import send_remaining
 
     num_sent = send_remaining(Path(settings.training.output_dir), uri)
     if num_sent:
         _LOG.warning("sent the metrics of %d training(s) that an earlier outage had held back", num_sent)
-    return settings
 
 
 def check_promotion(raw: Mapping[str, Any]) -> PromotionSettings:

@@ -13,18 +13,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from distillation.config import (
-    TEXT_ALONE,
-    AlignmentSettings,
-    EvaluationSettings,
-    ModelReference,
-    ObjectiveSettings,
-    Settings,
-    parse_settings,
-)
+from distillation.comparison import settings_for
+from distillation.config import ModelReference, Settings, parse_settings
 from pipelines.checks import check_distillation
 from pipelines.guarded import guarded_pipeline
-from pipelines.inputs import corpus_fingerprint, machine_fingerprint, models_fingerprint
+from pipelines.inputs import corpus_fingerprint, machine_fingerprint, models_fingerprint, tasks_fingerprint
 from pipelines.summary import show_distillation
 from steps.build_aligner import build_aligner
 from steps.cache_teacher import cache_teacher
@@ -82,29 +75,13 @@ def distillation_pipeline(settings: dict[str, Any]) -> None:
         teacher_probe=teacher_probe,
         student_probe=student_probe,
         settings=checked,
-        fingerprint=files,
+        fingerprint=files + tasks_fingerprint(checked.evaluation, checked.corpus.hub_timeout),
     )
 
 
 def tokenizer_of(reference: ModelReference) -> ModelReference:
     """Return the reference without what a tokenizer does not depend on."""
     return reference.model_copy(update={"dtype": "auto", "attention": "auto"})
-
-
-def settings_for(variant: str, settings: Settings) -> Settings:
-    """Return the settings that the training of `variant` depends on; all others at their defaults.
-
-    The text-only control keeps the models, as both tokenizers decide where windows are cut. Controls always
-    have the live teacher: a second cache, for targets that nobody wants, would cost more than it saves.
-    """
-    update: dict[str, Any] = {"evaluation": EvaluationSettings()}
-    if variant != "distilled":
-        update["cache"] = None
-    if variant == "text_only":
-        update |= {"objective": ObjectiveSettings(terms=TEXT_ALONE), "alignment": AlignmentSettings()}
-    elif variant == "truncate":
-        update |= {"alignment": AlignmentSettings(strategy="truncate")}
-    return settings.model_copy(update=update)
 
 
 if __name__ == "__main__":

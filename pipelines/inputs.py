@@ -8,7 +8,15 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-from distillation.config import CorpusSettings, FileSource, HubSource, ModelSettings, Source
+from distillation.config import (
+    EMBEDDED_TASKS,
+    CorpusSettings,
+    EvaluationSettings,
+    FileSource,
+    HubSource,
+    ModelSettings,
+    Source,
+)
 from distillation.fingerprint import digest_of, digest_of_directory
 
 
@@ -37,6 +45,25 @@ def corpus_fingerprint(corpus: CorpusSettings) -> str:
 
     reach = HubReach(corpus.hub_timeout)
     return digest_of([_source_fingerprint(source, reach.why_unreachable) for source in corpus.sources])
+
+
+def tasks_fingerprint(evaluation: EvaluationSettings, hub_timeout: float) -> str:
+    """Return the hash of lm-eval's version, of the user's own tasks, and of whether the hub answers.
+
+    The hub is asked if a task may come from it: one that an offline hour left out is run once it is back.
+    """
+    from importlib.metadata import version
+
+    folder = Path(evaluation.task_dir).expanduser() if evaluation.task_dir is not None else None
+    own = digest_of_directory(folder) if folder is not None and folder.is_dir() else None
+    parts: list[object] = [version("lm-eval"), own]
+    if set(evaluation.tasks) - set(EMBEDDED_TASKS):
+        from huggingface_hub import constants
+
+        from distillation.corpus.hub import HubReach
+
+        parts.append(constants.HF_HUB_OFFLINE or HubReach(hub_timeout).why_unreachable() is None)
+    return digest_of(parts)
 
 
 def _source_fingerprint(source: Source, why_unreachable: object) -> str:

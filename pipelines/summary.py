@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillation.config import PromotionSettings, Settings
+from distillation.config import ComparisonSettings, PromotionSettings, Settings
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from zenml.models import PipelineRunResponse
 
 
@@ -31,14 +32,25 @@ def show_distillation(run: PipelineRunResponse, settings: Settings) -> None:
     console.print()
     console.print(summary_table(evaluation))
     console.print(f"{num_cached} of {len(run.steps)} steps came from the cache.", highlight=False)
+    _show_next(console, report)
+
+
+def show_comparison(run: PipelineRunResponse, settings: ComparisonSettings) -> None:
+    """Print the table of the variants, what failed, where the report is, and the commands that come next."""
+    from rich.console import Console
+
+    from distillation.report.comparison_terminal import comparison_table
+
+    step = run.steps["compare_variants"]
+    comparison = _artifact(step.outputs["comparison"])
+    report = Path(settings.training.output_dir).parent / "comparison.html"
+    report.write_text(str(_artifact(step.outputs["report"])), encoding="utf-8")
+    console = Console()
     console.print()
-    next_lines = (
-        ("Read the report", str(report)),
-        ("Compare runs", "make ui"),
-        ("Promote the best run", "make promote"),
-    )
-    for title, command in next_lines:
-        console.print(f"{title + ':':<22}{command}", highlight=False, markup=False, soft_wrap=True)
+    console.print(comparison_table(comparison))
+    for failure in comparison.failures:
+        console.print(f"Failed: {failure}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+    _show_next(console, report)
 
 
 def show_promotion(run: PipelineRunResponse, settings: PromotionSettings) -> None:
@@ -50,6 +62,18 @@ def show_promotion(run: PipelineRunResponse, settings: PromotionSettings) -> Non
     console.print()
     for line in promoted.summary():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_next(console: Console, report: Path) -> None:
+    """Print what a user does next."""
+    next_lines = (
+        ("Read the report", str(report)),
+        ("Compare runs", "make ui"),
+        ("Promote the best run", "make promote"),
+    )
+    console.print()
+    for title, command in next_lines:
+        console.print(f"{title + ':':<22}{command}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _artifact(versions: Any) -> Any:

@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING
 
 from zenml import get_step_context, log_metadata
 
-from distillation.config import TEXT_ALONE, Settings, TrackingSettings, parse_settings
+from distillation.config import (
+    FOUND,
+    TEXT_ALONE,
+    ComparisonSettings,
+    Settings,
+    TrackingSettings,
+    parse_settings,
+)
 from distillation.errors import TrackingError, one_line
+from distillation.fingerprint import digest_of
 from tracking.lineage import DatasetRecord, dataset_records
 from tracking.provenance import code_tags
 from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, REUSED_ROLE, ROLE_TAG
@@ -22,6 +30,9 @@ from tracking.runs import Recorder, RunSpec, flat_params
 from tracking.server import resolve_tracking_uri
 
 if TYPE_CHECKING:
+    from zenml.models import PipelineRunResponse
+
+    from distillation.comparison import Entry
     from distillation.corpus import CorpusReport
     from tracking.forwarder import MetricsForwarder
 
@@ -31,7 +42,9 @@ _LOG = logging.getLogger(__name__)
 def pipeline_run_spec() -> RunSpec:
     """Return the MLflow run that belongs to the pipeline run of this step."""
     run = get_step_context().pipeline_run
-    settings: Settings = parse_settings((run.config.parameters or {}).get("settings") or {})
+    settings = settings_of(run)
+    if isinstance(settings, ComparisonSettings):
+        return comparison_run_spec(settings, run.name)
     return RunSpec(
         key=str(run.id),
         name=describe_settings(settings),
@@ -40,6 +53,34 @@ def pipeline_run_spec() -> RunSpec:
             **comparable_tags(settings),
             **_source_tags(run.pipeline.name if run.pipeline else run.name),
             "zenml.run": run.name,
+        },
+        params=flat_params(settings),
+    )
+
+
+def settings_of(run: PipelineRunResponse) -> Settings:
+    """Return the settings that a pipeline run was started with."""
+    raw = (run.config.parameters or {}).get("settings") or {}
+    return parse_settings(raw, ComparisonSettings if "comparison" in raw else Settings)
+
+
+def comparison_run_spec(settings: ComparisonSettings, pipeline_run: str) -> RunSpec:
+    """Return the MLflow run of a comparison, which a repeated or resumed comparison finds again.
+
+    It is known by its settings, so that a comparison that was killed goes on in the run that it began.
+    """
+    names = ", ".join([*settings.comparison.all_variants, *([FOUND] if settings.comparison.search else [])])
+    num_seeds = len(settings.comparison.seeds)
+    return RunSpec(
+        key=f"comparison {digest_of(settings)}",
+        name=f"comparison: {names} x {num_seeds} seed{'s' if num_seeds > 1 else ''}"[:120],
+        tags={
+            ROLE_TAG: PIPELINE_ROLE,
+            "kind": "comparison",
+            "teacher": settings.models.teacher.path,
+            "student": settings.models.student.path,
+            **_source_tags("comparison_pipeline"),
+            "zenml.run": pipeline_run,
         },
         params=flat_params(settings),
     )
@@ -141,6 +182,37 @@ def metrics_forwarder(
     )
 
 
+def student_forwarder(job_dir: Path, entry: Entry, report: CorpusReport) -> MetricsForwarder:
+    """Return the forwarder that shows the metrics of a comparison's student live, in a run of its own."""
+    from distillation.probing.device import choose_device
+    from tracking.forwarder import MetricsForwarder
+
+    parent, settings = pipeline_run_spec(), entry.settings
+    run = RunSpec(
+        key=f"{parent.key} {entry.name} {job_dir.name}",
+        name=entry.name,
+        tags={
+            **comparable_tags(settings, entry.kind),
+            **_source_tags(f"{get_step_context().pipeline.name} {entry.name}"),
+            ROLE_TAG: "student",
+            "variant": entry.variant,
+            HELD_OUT_TAG: report.held_out_fingerprint,
+            "job": job_dir.name,
+            "device": choose_device(settings.models.device),
+        },
+        params=flat_params(settings),
+        datasets=dataset_records(report, settings.corpus.sources),
+        parent=parent,
+    )
+    return MetricsForwarder(
+        job_dir,
+        uri=resolve_tracking_uri(settings.tracking.uri),
+        experiment=settings.tracking.experiment,
+        run=run,
+        samples_system=settings.tracking.system_metrics,
+    )
+
+
 def close_reused_run(key: str, tracking: TrackingSettings) -> None:
     """End the MLflow run of a pipeline run whose evaluation came from the cache, if a step has opened one.
 
@@ -159,6 +231,6 @@ def close_reused_run(key: str, tracking: TrackingSettings) -> None:
 def close_failed_run(error: BaseException) -> None:
     """Mark the pipeline's MLflow run as failed; the hook that ZenML calls when a step fails."""
     run = get_step_context().pipeline_run
-    settings: Settings = parse_settings((run.config.parameters or {}).get("settings") or {})
+    settings = settings_of(run)
     if not isinstance(error, TrackingError):  # a server that is away cannot be told either
         record_early(settings.tracking, lambda recorder, run_id: recorder.close(run_id, "FAILED"))

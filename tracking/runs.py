@@ -120,6 +120,11 @@ class Recorder:
         self.log_datasets(run.info.run_id, spec.datasets)
         return str(run.info.run_id)
 
+    def tags(self, run_id: str) -> dict[str, str]:
+        """Return the run's tags."""
+        with tracking_errors(self.uri):
+            return dict(self.client.get_run(run_id).data.tags)
+
     def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         """Write parameters, as many requests as MLflow needs."""
         from mlflow.entities import Param

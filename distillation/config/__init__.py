@@ -3,10 +3,19 @@
 A YAML under `configs/` is the only interface; `parse_settings` turns its mapping into `Settings` before
 anything is downloaded or trained, and turns pydantic's report into one line a person can act on. Each setting
 is explained below its field: `corpus`, `models`, `objective` (alignment too), `training` (evaluation too),
-`cache`, `settings` (tracking, promotion, the whole).
+`cache`, `comparison`, `settings` (tracking, promotion, the whole).
 """
 
 from distillation.config.cache import CacheSettings
+from distillation.config.comparison import (
+    FOUND,
+    Changes,
+    ComparisonPlan,
+    ComparisonSettings,
+    Range,
+    SearchSettings,
+    change_settings,
+)
 from distillation.config.corpus import (
     HUB_PRESETS,
     ContractSettings,
@@ -32,15 +41,20 @@ from distillation.config.objective import (
 )
 from distillation.config.section import Section, Share, Weight
 from distillation.config.settings import PromotionSettings, Settings, TrackingSettings, parse_settings
-from distillation.config.training import EvaluationSettings, TrainingSettings
+from distillation.config.training import EMBEDDED_TASKS, EvaluationSettings, TrainingSettings
 
 __all__ = [
     "DIVERGENCES",
+    "EMBEDDED_TASKS",
+    "FOUND",
     "HUB_PRESETS",
     "TEXT_ALONE",
     "AlignerName",
     "AlignmentSettings",
     "CacheSettings",
+    "Changes",
+    "ComparisonPlan",
+    "ComparisonSettings",
     "ContractSettings",
     "CorpusSettings",
     "DivergenceName",
@@ -55,7 +69,9 @@ __all__ = [
     "ModelSettings",
     "ObjectiveSettings",
     "PromotionSettings",
+    "Range",
     "ScheduleStage",
+    "SearchSettings",
     "Section",
     "Settings",
     "Share",
@@ -64,5 +80,6 @@ __all__ = [
     "TrackingSettings",
     "TrainingSettings",
     "Weight",
+    "change_settings",
     "parse_settings",
 ]

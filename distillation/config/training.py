@@ -8,6 +8,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from distillation.config.section import Section, Share
 
+EMBEDDED_TASKS = ("cloze", "choice")
+"""Tasks that are made from the held-out documents; every other name is lm-eval's or of `task_dir`."""
+
 
 class TrainingSettings(Section):
     """The run: windows, optimiser, schedule, checkpoints."""
@@ -61,6 +64,13 @@ class EvaluationSettings(Section):
     """Beginnings that every model continues in the report."""
     num_new_tokens: NonNegativeInt = 48
     """Length of a continuation, in the model's own tokens."""
+    tasks: tuple[Annotated[str, Field(min_length=1)], ...] = EMBEDDED_TASKS
+    """Tasks run through lm-eval: `cloze` and `choice` are made from the held-out documents, any other is a
+    task or group of the library, whose documents come from the hub, or of `task_dir`; [] runs none."""
+    task_dir: str | None = None
+    """Folder of lm-eval's YAML files, for tasks of one's own without any network."""
+    task_limit: PositiveInt = 200
+    """Items of a task, at most: its first ones, the same for every model."""
 
     @model_validator(mode="after")
     def _stride_within_window(self) -> EvaluationSettings:
@@ -68,4 +78,11 @@ class EvaluationSettings(Section):
             raise ValueError(
                 f"stride must be less than max_length ({self.max_length}); lower evaluation.stride"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_differ(self) -> EvaluationSettings:
+        twice = [name for name in self.tasks if self.tasks.count(name) > 1]
+        if twice:
+            raise ValueError(f"task {twice[0]} is named twice; name it once in evaluation.tasks")
         return self

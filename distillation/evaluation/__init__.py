@@ -2,7 +2,7 @@
 
 from distillation.evaluation.agreement import Agreement, measure_agreement
 from distillation.evaluation.bits_per_byte import BitsPerByte, bits_per_byte
-from distillation.evaluation.evaluate import evaluate_models
+from distillation.evaluation.evaluate import evaluate_models, measure_student
 from distillation.evaluation.result import (
     MODEL_NAMES,
     Evaluation,
@@ -10,9 +10,13 @@ from distillation.evaluation.result import (
     completeness,
     flat_metrics,
     gap_closed,
+    model_metrics,
+    skipped_tasks,
 )
 from distillation.evaluation.samples import Sample, continue_prompts
 from distillation.evaluation.speed import Speed, measure_speed
+from distillation.evaluation.task_folder import check_tasks
+from distillation.evaluation.tasks import TaskResult, measure_tasks, prepared_tasks
 
 __all__ = [
     "MODEL_NAMES",
@@ -22,7 +26,9 @@ __all__ = [
     "ModelResult",
     "Sample",
     "Speed",
+    "TaskResult",
     "bits_per_byte",
+    "check_tasks",
     "completeness",
     "continue_prompts",
     "evaluate_models",
@@ -30,4 +36,9 @@ __all__ = [
     "gap_closed",
     "measure_agreement",
     "measure_speed",
+    "measure_student",
+    "measure_tasks",
+    "model_metrics",
+    "prepared_tasks",
+    "skipped_tasks",
 ]

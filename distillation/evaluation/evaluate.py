@@ -29,6 +29,7 @@ from distillation.evaluation.result import (
 )
 from distillation.evaluation.samples import Sample, continue_prompts
 from distillation.evaluation.speed import Speed, measure_speed
+from distillation.evaluation.tasks import PreparedTasks, TaskResult, measure_tasks, prepared_tasks
 
 Progress = Callable[[str, int, int], None]
 """Told (what is being measured, steps done, steps in all)."""
@@ -59,12 +60,15 @@ def evaluate_models(
     Raises:
         ModelError: a model cannot be loaded.
         CorpusError: the texts are empty.
-        SettingsError: the window does not fit a model.
+        SettingsError: the window does not fit a model, or a task is unknown.
     """
     chosen = _resolve_device(device)
-    with _progress_bar(len(entries) + 1, show_progress) as tell:
+    with (
+        prepared_tasks(texts, settings) as tasks,
+        _progress_bar(len(entries) + 1, show_progress, has_tasks=bool(settings.tasks)) as tell,
+    ):
         teacher_model, teacher_tokenizer = _load(teacher, "teacher", chosen)
-        context = _Context(texts, settings, teacher_model, teacher_tokenizer)
+        context = _Context(texts, settings, tasks, teacher_model, teacher_tokenizer)
         results = {TEACHER: _measure(TEACHER, teacher, teacher_model, teacher_tokenizer, context, tell)}
         for name in (name for name in entries if name != TEACHER):
             model, tokenizer = _load(entries[name], "student", chosen)
@@ -74,13 +78,43 @@ def evaluate_models(
     del context, teacher_model
     _free_memory()
     return Evaluation(
-        results=_with_gap_closed(results),
+        results=with_gap_closed(results),
         held_out_fingerprint=held_out_fingerprint,
         num_held_out_documents=len(texts),
         num_held_out_bytes=sum(len(text.encode("utf-8")) for text in texts),
         device=chosen,
         settings=settings,
     )
+
+
+def measure_student(
+    name: str,
+    student: str | Path | ModelReference,
+    teacher: str | Path | ModelReference,
+    texts: Sequence[str],
+    settings: EvaluationSettings,
+    *,
+    device: str = "auto",
+    show_progress: bool = True,
+) -> ModelResult:
+    """Measure one student as `evaluate_models` does; the teacher is only there to agree with.
+
+    Raises:
+        ModelError: a model cannot be loaded.
+        CorpusError: the texts are empty.
+        SettingsError: the window does not fit a model.
+    """
+    chosen = _resolve_device(device)
+    with (
+        prepared_tasks(texts, settings) as tasks,
+        _progress_bar(1, show_progress, has_tasks=bool(settings.tasks)) as tell,
+    ):
+        context = _Context(texts, settings, tasks, *_load(teacher, "teacher", chosen))
+        model, tokenizer = _load(student, "student", chosen)
+        result = _measure(name, student, model, tokenizer, context, tell)
+    del context, model
+    _free_memory()
+    return result
 
 
 # ------------------------------------------------------------------------------------- one model
@@ -92,6 +126,7 @@ class _Context:
 
     texts: Sequence[str]
     settings: EvaluationSettings
+    tasks: PreparedTasks
     teacher: Any
     teacher_tokenizer: Any
     teacher_states: dict[bytes, Any] = field(default_factory=dict)
@@ -112,6 +147,13 @@ def _measure(
         on_windows=lambda done, total: tell(f"{name}: bits per byte", done, total),
     )
     agreement = None if name == TEACHER else _agreement(name, model, tokenizer, context, tell)
+    tasks = measure_tasks(
+        context.tasks,
+        model,
+        tokenizer,
+        tokens_per_batch=settings.batch_size * settings.max_length,
+        on_progress=lambda done, total: tell(f"{name}: tasks", done, total),
+    )
     tell(f"{name}: samples and speed", 0, 2)
     samples = continue_prompts(model, tokenizer, settings.prompts, num_new_tokens=settings.num_new_tokens)
     tell(f"{name}: samples and speed", 1, 2)
@@ -119,7 +161,7 @@ def _measure(
     speed = measure_speed(model, _directory(reference, "teacher" if name == TEACHER else "student"))
     tell(f"{name}: samples and speed", 2, 2)
     dtype = str(model.dtype).removeprefix("torch.")
-    return _result(name, reference.path, dtype, measured, agreement, samples, speed)
+    return _result(name, reference.path, dtype, measured, agreement, samples, speed, tasks)
 
 
 def _result(
@@ -130,6 +172,7 @@ def _result(
     agreement: Agreement | None,
     samples: Sequence[Sample],
     speed: Speed,
+    tasks: Sequence[TaskResult],
 ) -> ModelResult:
     return ModelResult(
         name=name,
@@ -150,6 +193,7 @@ def _result(
         agreement=agreement,
         samples=tuple(samples),
         speed=speed,
+        tasks=tuple(tasks),
     )
 
 
@@ -172,7 +216,8 @@ def _agreement(name: str, model: Any, tokenizer: Any, context: _Context, tell: P
         return None
 
 
-def _with_gap_closed(results: dict[str, ModelResult]) -> dict[str, ModelResult]:
+def with_gap_closed(results: dict[str, ModelResult]) -> dict[str, ModelResult]:
+    """Return the results in the order in which they are shown, each with its share of the gap."""
     order = [name for name in MODEL_NAMES if name in results]
     order += [name for name in results if name not in MODEL_NAMES]
     control, teacher = results.get(TEXT_ONLY), results[TEACHER]
@@ -229,7 +274,7 @@ def _free_memory() -> None:
 
 
 @contextmanager
-def _progress_bar(num_models: int, is_shown: bool) -> Iterator[Progress]:
+def _progress_bar(num_models: int, is_shown: bool, *, has_tasks: bool) -> Iterator[Progress]:
     """Show one bar over all models; it vanishes at the end."""
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
@@ -237,8 +282,8 @@ def _progress_bar(num_models: int, is_shown: bool) -> Iterator[Progress]:
     columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeElapsedColumn())
     phases: dict[str, float] = {}
     with Bar(*columns, transient=True, disable=not is_shown) as bar:
-        # Bits per byte, agreement (not of the teacher), samples and speed.
-        task = bar.add_task("loading", total=3 * num_models - 1)
+        # Bits per byte, agreement (not of the teacher), tasks, samples and speed.
+        task = bar.add_task("loading", total=(3 + has_tasks) * num_models - 1)
 
         def tell(description: str, done: int, total: int) -> None:
             phases[description] = done / max(total, 1)

@@ -14,15 +14,17 @@ speaks of the choice of documents only: how much another seed would change is fo
 from __future__ import annotations
 
 import math
+import re
 from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from distillation.config import EvaluationSettings
+from distillation.config import EMBEDDED_TASKS, EvaluationSettings
 from distillation.evaluation.agreement import Agreement
 from distillation.evaluation.samples import Sample
 from distillation.evaluation.speed import Speed
+from distillation.evaluation.tasks import TaskResult
 
 TEACHER = "teacher"
 TEXT_ONLY = "text_only"
@@ -67,6 +69,8 @@ class ModelResult(BaseModel):
     """With the teacher; None for the teacher itself, or where the two cannot be aligned."""
     samples: tuple[Sample, ...]
     speed: Speed
+    tasks: tuple[TaskResult, ...] = ()
+    """Measures of the tasks of `evaluation.tasks`, in their order."""
 
     @property
     def bytes_per_second(self) -> float:
@@ -134,25 +138,71 @@ def _draws(result: ModelResult) -> np.ndarray:
 
 def flat_metrics(evaluation: Evaluation) -> dict[str, float]:
     """Return the figures as `NAME.measure`, for a tracking server; what is unknown is left out."""
-    metrics: dict[str, float | int | None] = {}
+    return {
+        f"{name}.{measure}": value
+        for name, result in evaluation.results.items()
+        for measure, value in model_metrics(result).items()
+    }
+
+
+def model_metrics(result: ModelResult) -> dict[str, float]:
+    """Return the figures of one model by measure; what is unknown is left out."""
+    agreement = result.agreement
+    values: dict[str, float | int | None] = {
+        "bits_per_byte": result.bits_per_byte,
+        "gap_closed": result.gap_closed,
+        "accuracy": result.accuracy,
+        "expected_calibration_error": result.expected_calibration_error,
+        "top1_agreement": agreement.top1_agreement if agreement else None,
+        "kl_divergence": agreement.kl_divergence if agreement else None,
+        "bytes_per_second": result.bytes_per_second,
+        "forward_tokens_per_second": result.speed.forward_tokens_per_second,
+        "generated_tokens_per_second": result.speed.generated_tokens_per_second,
+        "num_parameters": result.speed.num_parameters,
+        "num_active_parameters": result.speed.num_active_parameters,
+        "size_on_disk": result.speed.size_on_disk,
+    }
+    values |= _task_metrics(result)
+    return {measure: float(value) for measure, value in values.items() if value is not None}
+
+
+def _task_metrics(result: ModelResult) -> dict[str, float | int | None]:
+    """Return `task.TASK.METRIC`, in the letters that a tracking server takes."""
+    return {
+        re.sub(r"[^\w./ :-]", "_", f"task.{task.name}.{task.metric}"): task.value
+        for task in result.tasks
+        if task.value is not None and math.isfinite(task.value)
+    }
+
+
+def skipped_tasks(evaluation: Evaluation) -> list[str]:
+    """Return each task that some model has no figure of and why, one phrase each."""
+    return list(_skipped(evaluation))
+
+
+def _skipped(evaluation: Evaluation) -> dict[str, str]:
+    """Return the names of the tasks by phrase: which task, why, and of whom if not of all models."""
+    models: dict[tuple[str, str], list[str]] = {}
     for name, result in evaluation.results.items():
-        agreement = result.agreement
-        values = {
-            "bits_per_byte": result.bits_per_byte,
-            "gap_closed": result.gap_closed,
-            "accuracy": result.accuracy,
-            "expected_calibration_error": result.expected_calibration_error,
-            "top1_agreement": agreement.top1_agreement if agreement else None,
-            "kl_divergence": agreement.kl_divergence if agreement else None,
-            "bytes_per_second": result.bytes_per_second,
-            "forward_tokens_per_second": result.speed.forward_tokens_per_second,
-            "generated_tokens_per_second": result.speed.generated_tokens_per_second,
-            "num_parameters": result.speed.num_parameters,
-            "num_active_parameters": result.speed.num_active_parameters,
-            "size_on_disk": result.speed.size_on_disk,
-        }
-        metrics.update({f"{name}.{measure}": value for measure, value in values.items()})
-    return {name: float(value) for name, value in metrics.items() if value is not None}
+        for task in result.tasks:
+            if task.reason is not None:
+                models.setdefault((task.name, task.reason), []).append(name)
+    return {
+        f"task {task}: {reason}"
+        + ("" if len(names) == len(evaluation.results) else f" (of {', '.join(names)})"): task
+        for (task, reason), names in models.items()
+    }
+
+
+def _missing_tasks(evaluation: Evaluation) -> list[str]:
+    """Return the phrases of `_skipped`, less the embedded tasks that nobody has.
+
+    Documents that are too few for one say nothing against any model.
+    """
+    had = {task.name for result in evaluation.results.values() for task in result.tasks if not task.reason}
+    return [
+        phrase for phrase, task in _skipped(evaluation).items() if task in had or task not in EMBEDDED_TASKS
+    ]
 
 
 def completeness(evaluation: Evaluation) -> list[str]:
@@ -169,6 +219,7 @@ def completeness(evaluation: Evaluation) -> list[str]:
             missing.append(f"agreement of {name} with the teacher")
         if evaluation.settings.num_new_tokens and len(result.samples) < len(evaluation.settings.prompts):
             missing.append(f"samples of {name}")
+    missing += _missing_tasks(evaluation)
     distilled = evaluation.results.get(DISTILLED)
     if distilled is not None and distilled.gap_closed is None:
         missing.append("the gap closed: the teacher is not better than the student trained on text alone")

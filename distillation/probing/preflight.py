@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,7 +38,8 @@ def check_pair(settings: Settings) -> list[str]:
 
     Raises:
         ModelError: a model or tokenizer is missing, damaged, or does not fit its configuration.
-        SettingsError: the job directory cannot be written, or the device or number format is not to be had.
+        SettingsError: the job directory cannot be written, the device or number format is not to be had, or
+            a window is longer than a model can read.
         CorpusError: no source can be read because each one is a path that does not exist.
     """
     from distillation.probing.device import choose_device
@@ -60,6 +62,7 @@ def check_pair(settings: Settings) -> list[str]:
         warnings += more
         if probe is not None:
             sizes[role] = probe
+    check_windows(settings, sizes)
     if len(sizes) == 2:
         warnings += _compare(settings, sizes["teacher"], sizes["student"], device)
     return warnings
@@ -183,6 +186,22 @@ def _check_rows(tokenizer: Any, num_output_rows: int, setting: str) -> list[str]
     if found.num_tokens_without_row:
         return [f"{setting}: {found.num_tokens_without_row} added tokens have no row in the output layer"]
     return []
+
+
+def check_windows(settings: Settings, sizes: Mapping[str, ArchitectureProbe]) -> None:
+    """Check that the windows of training and evaluation fit both models.
+
+    Raises:
+        SettingsError: a window is longer than a model can read; it would show after the training only.
+    """
+    for role, probe in sizes.items():
+        for section in ("training", "evaluation"):
+            length = getattr(settings, section).max_length
+            if probe.max_positions and length > probe.max_positions:
+                raise SettingsError(
+                    f"setting {section}.max_length = {length}: the {role} holds {probe.max_positions} "
+                    "positions; lower it"
+                )
 
 
 def _compare(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillation.evaluation.result import DISTILLED, Evaluation, ModelResult
+from distillation.report.tasks import chance_of, task_cells, task_measures
 from distillation.report.words import (
     MISSING,
     SPACE,
@@ -134,7 +135,25 @@ def _figures(evaluation: Evaluation) -> str:
         )
     columns = ("Model", "Bits per byte", "Gap closed", "Top-1 agreement", "Calibration error", "Parameters")
     details = "\n".join(f"- {_plain(detail)}" for detail in verdict_details(evaluation)[1:])
-    return "## How good it is\n\n" + _table(columns, rows) + ("\n\n" + details if details else "")
+    parts = ["## How good it is", _table(columns, rows), details, _tasks(evaluation)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _tasks(evaluation: Evaluation) -> str:
+    measures = task_measures(evaluation)
+    if not measures:
+        return ""
+    cells = [task_cells(evaluation, name) for name in evaluation.results]
+    rows = [
+        (f"{task}, {metric}", percent(chance_of(evaluation, (task, metric)), 1), *figures)
+        for (task, metric), figures in zip(measures, zip(*cells, strict=True), strict=True)
+    ]
+    columns = ("Task", "A guess", *map(label, evaluation.results))
+    note = (
+        "Tasks through lm-evaluation-harness, with standard errors; `cloze` and `choice` are made from the "
+        "held-out text."
+    )
+    return note + "\n\n" + _table(columns, rows)
 
 
 def _samples(result: ModelResult | None) -> str:
@@ -151,7 +170,7 @@ def _limits(evaluation: Evaluation) -> str:
     return (
         "## Limits\n\n"
         "- Measured on held-out documents of the training corpus alone: what it does on other text, other "
-        "languages or tasks is not known.\n"
+        "languages or other tasks is not known.\n"
         "- The best checkpoint was chosen on other held-out documents than those measured here.\n"
         "- One run with one seed; intervals, where given, speak of the documents and not of other seeds.\n"
         "- A language model that continues text: not tuned to follow instructions, and not checked for "

@@ -16,6 +16,7 @@ from distillation.report import figures as draw
 from distillation.report.audit import audit_summary
 from distillation.report.facts import facts
 from distillation.report.histories import History
+from distillation.report.tasks import task_summary
 from distillation.report.templating import environment, figure_entry
 from distillation.report.words import (
     EXPLANATIONS,
@@ -102,6 +103,7 @@ def report_page(
         settings=evaluation.settings,
         device=evaluation.device,
         figures=_figures(evaluation),
+        tasks=task_summary(evaluation),
         curves=_curves(histories or {}),
         samples=_samples(evaluation),
         audit=audit_summary(audit) if audit is not None else None,

@@ -39,11 +39,14 @@ NUM_LOG_LINES = 50
 EVALUATION_BATCH = 16
 
 
-def run_job(job_dir: str | Path, *, on_estimate: Callable[[str], None] = print) -> JobResult:
+def run_job(
+    job_dir: str | Path, *, name: str | None = None, on_estimate: Callable[[str], None] = print
+) -> JobResult:
     """Train the student of `job_dir`, going on where an earlier run stopped.
 
     Args:
         job_dir: as `prepare_job` writes it.
+        name: what the progress bar and the estimate call it; None is the job's own variant.
         on_estimate: told one line with size and expected duration before the long work starts.
 
     Raises:
@@ -62,16 +65,16 @@ def run_job(job_dir: str | Path, *, on_estimate: Callable[[str], None] = print) 
     from distillation.probing.quiet import quiet_libraries
 
     with quiet_libraries() as messages:  # bars of loading and notes on tied weights, many a run
-        result = _Run(directory, job).train(on_estimate)
+        result = TrainingRun(directory, job, name).train(on_estimate)
     for message in dict.fromkeys(messages):
         logger.debug("%s", message)
     return result
 
 
-class _Run:
+class TrainingRun:
     """One execution of a job: loads its parts once and holds them together."""
 
-    def __init__(self, directory: Path, job: Job) -> None:
+    def __init__(self, directory: Path, job: Job, name: str | None = None) -> None:
         from transformers import set_seed
 
         from distillation.alignment import PairEncoder
@@ -81,7 +84,7 @@ class _Run:
         from distillation.training.objective import load_objective
         from distillation.training.windows import make_windows
 
-        self.directory, self.job = directory, job
+        self.directory, self.job, self.name = directory, job, name or job.variant
         set_seed(job.seed)
         self.device = choose_device(job.models.device)
         self.student_tokenizer = load_tokenizer(job.models.student, "student")
@@ -177,7 +180,7 @@ class _Run:
             trainer.remove_callback(callback)
         trainer.add_callback(JobCallback(self.directory, trainer))
         trainer.add_callback(
-            StepProgressCallback(self.job.variant, ("cross_entropy", *self.job.objective.terms.active))
+            StepProgressCallback(self.name, ("cross_entropy", *self.job.objective.terms.active))
         )
         return trainer
 
@@ -255,7 +258,7 @@ class _Run:
         resumed = f", going on at step {done}" if done else ""
         padding = trainer._get_train_sampler().padding_share()
         size = f"{steps} steps, about {steps * tokens:,.0f} tokens on {self.device}, {padding:.1%} padding"
-        return f"{self.job.variant}: {size}{resumed}; about {left / 60:.1f} min"
+        return f"{self.name}: {size}{resumed}; about {left / 60:.1f} min"
 
     def _save_student(self, trainer: DistillationTrainer) -> None:
         """Write the student and its tokenizer into a draft, then put it in place at once."""

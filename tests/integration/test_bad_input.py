@@ -41,6 +41,8 @@ def fail(workplace: Any, capfd: pytest.CaptureFixture[str], *overrides: str) -> 
         ("training.learning_rate=7", ["training.learning_rate", "7", "less than or equal to 1"]),
         ("corpus.sources=[wikitex]", ["corpus.sources", "wikitex", "documentation"]),
         ("evaluation.stride=64", ["evaluation", "stride", "max_length (64)"]),
+        ("evaluation.tasks=[cloze, choise]", ["evaluation.tasks", "choise", "did you mean choice?"]),
+        ("evaluation.task_dir=/nowhere/tasks", ["evaluation.task_dir", "/nowhere/tasks", "no such folder"]),
         ("training.batch_size", ["training.batch_size", "NAME=VALUE"]),
         ("seed.x=1", ["seed"]),
         ("alignment.strategy=truncate", ["alignment.strategy", "evaluation.controls"]),

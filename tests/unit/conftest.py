@@ -1,11 +1,18 @@
-"""A comparison with figures given by hand, for the tests of what is made of one."""
+"""Evaluations and comparisons with figures given by hand, for the tests of what is made of them."""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from comparison_bits import BITS, SEEDS
+
+if TYPE_CHECKING:
+    from distillation.comparison import Comparison
+    from distillation.config import ComparisonSettings
 
 NUM_DOCUMENTS = 40
 
@@ -66,11 +73,11 @@ def make_evaluation():
     def make(continuation: str = " the items of the list.", **bits: float):
         from distillation.config import EvaluationSettings
         from distillation.evaluation import Evaluation
-        from distillation.evaluation.evaluate import _with_gap_closed
+        from distillation.evaluation.evaluate import with_gap_closed
 
         results = {name: _result(name, value, continuation=continuation) for name, value in bits.items()}
         return Evaluation(
-            results=_with_gap_closed(results),
+            results=with_gap_closed(results),
             held_out_fingerprint="5d41402abc4b2a76",
             num_held_out_documents=NUM_DOCUMENTS,
             num_held_out_bytes=next(iter(results.values())).num_bytes,
@@ -79,3 +86,55 @@ def make_evaluation():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def comparison_settings() -> ComparisonSettings:
+    from distillation.config import ComparisonSettings, parse_settings
+
+    variants = {
+        "prefix": {},
+        "shared": {"alignment.strategy": "shared"},
+        "uld": {"objective.terms": {"cross_entropy": 1.0, "uld": 1.5}},
+    }
+    return parse_settings({"comparison": {"variants": variants, "seeds": SEEDS}}, ComparisonSettings)
+
+
+@pytest.fixture(scope="session")
+def make_comparison(
+    make_evaluation: Callable[..., Any], comparison_settings: ComparisonSettings
+) -> Callable[..., Comparison]:
+    """The function (bits by variant and seed, validation bits where they differ) -> Comparison.
+
+    None in place of a figure is a student that failed.
+    """
+    from distillation.comparison import StudentResult, make_plan, summarise
+
+    def make(bits: dict[str, Any], validation: dict[str, Any] | None = None) -> Comparison:
+        plan = make_plan(comparison_settings)
+        references = make_evaluation(untouched=2.331, teacher=1.540)
+        students = []
+        for entry in plan.entries():
+            value = bits[entry.variant][SEEDS.index(entry.seed)]
+            fields: dict[str, Any] = {"variant": entry.variant, "seed": entry.seed, "kind": entry.kind}
+            if value is None:
+                students.append(StudentResult(**fields, failure="out of memory"))
+                continue
+            chosen_on = (validation or bits)[entry.variant][SEEDS.index(entry.seed)]
+            result = make_evaluation(**{entry.variant: value, "teacher": 1.540}).results[entry.variant]
+            students.append(
+                StudentResult(
+                    **fields,
+                    job_dir="outputs/jobs/x",
+                    result=result,
+                    training={"validation_bits_per_byte": chosen_on, "training_tokens_per_second": 3000.0},
+                )
+            )
+        return summarise(students, {"sample": references}, plan, plan.base)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def comparison(make_comparison: Callable[..., Comparison]) -> Comparison:
+    return make_comparison(BITS)

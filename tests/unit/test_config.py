@@ -131,5 +131,6 @@ def test_presets_stand_for_pinned_datasets() -> None:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_file_is_valid(path: Path) -> None:
     raw = yaml.safe_load(path.read_text())["parameters"]["settings"]
-    kind = config.PromotionSettings if path.stem == "promote" else Settings
+    kinds = {"promote": config.PromotionSettings, "compare_objectives": config.ComparisonSettings}
+    kind = kinds.get(path.stem, Settings)
     parse_settings(raw, kind)

@@ -17,7 +17,7 @@ from distillation.evaluation import (
 )
 from distillation.models import load_model, load_tokenizer
 
-SETTINGS = EvaluationSettings(max_length=64, stride=48, batch_size=16, num_new_tokens=6)
+SETTINGS = EvaluationSettings(max_length=64, stride=48, batch_size=16, num_new_tokens=6, task_limit=10)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,19 @@ def test_same_model_same_figures(evaluation):
     assert first.bits_per_byte == second.bits_per_byte
     assert first.agreement == second.agreement
     assert first.samples == second.samples
+
+
+def test_tasks_are_asked_of_every_model(evaluation):
+    for result in evaluation.results.values():
+        assert [(one.name, one.metric, one.num_items) for one in result.tasks] == [
+            ("cloze", "acc", 10),
+            ("choice", "acc", 10),
+            ("choice", "acc_bytes", 10),
+        ]
+    assert evaluation.results["untouched"].tasks == evaluation.results["distilled"].tasks
+    metrics = flat_metrics(evaluation)
+    assert metrics["distilled.task.choice.acc_bytes"] == evaluation.results["distilled"].tasks[2].value
+    assert not any("task" in phrase for phrase in completeness(evaluation))
 
 
 def test_it_goes_through_json(evaluation):

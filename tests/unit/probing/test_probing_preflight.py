@@ -74,6 +74,16 @@ def test_too_large_a_batch_is_warned_about(tiny_teacher_dir, tiny_student_dir, t
     assert warning.startswith("training.batch_size = 10000000 needs about")
 
 
+@pytest.mark.parametrize("section", ["training", "evaluation"])
+def test_a_window_longer_than_a_model_reads_is_refused(
+    tiny_teacher_dir, tiny_student_dir, tmp_path, section
+) -> None:
+    settings = settings_for(tiny_teacher_dir, tiny_student_dir, tmp_path)
+    section_settings = getattr(settings, section).model_copy(update={"max_length": 257})
+    with pytest.raises(SettingsError, match=rf"{section}.max_length = 257: the teacher holds 256 positions"):
+        check_pair(settings.model_copy(update={section: section_settings}))
+
+
 def test_missing_directory(tiny_teacher_dir, tmp_path) -> None:
     message = refusal(settings_for(tiny_teacher_dir, tmp_path / "nowhere", tmp_path))
     assert message.startswith(f"models.student.path = '{tmp_path}/nowhere': no such directory")

@@ -1,4 +1,4 @@
-"""What each step depends on, how fast the pipelines import, and that every configuration is valid."""
+"""What each step depends on, how fast the pipelines import."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 
-from distillation.config import TEXT_ALONE, ObjectiveSettings, PromotionSettings, Settings, parse_settings
+from distillation.config import (
+    TEXT_ALONE,
+    ObjectiveSettings,
+    Settings,
+    parse_settings,
+)
 from distillation.errors import SettingsError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_configuration_is_valid(path: Path) -> None:
-    settings = yaml.safe_load(path.read_text())["parameters"]["settings"]
-    kind = PromotionSettings if path.stem == "promote" else Settings
-    parse_settings(settings, kind)
 
 
 def test_the_text_only_control_depends_on_no_objective() -> None:
@@ -94,6 +91,29 @@ def test_a_changed_file_changes_the_corpus(tmp_path: Path) -> None:
     assert len({missing, one, corpus_fingerprint(settings.corpus)}) == 3
 
 
+def test_changed_tasks_and_a_hub_that_comes_back_change_the_evaluation(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    from pipelines.inputs import tasks_fingerprint
+
+    def digest(**evaluation: Any) -> str:
+        settings: Settings = parse_settings({"evaluation": evaluation})
+        return tasks_fingerprint(settings.evaluation, 1.0)
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    answers = ["out of reach", None]
+    monkeypatch.setattr("distillation.corpus.hub.HubReach.why_unreachable", lambda self: answers.pop(0))
+    embedded = digest()  # asks no hub
+    (tmp_path / "own.yaml").write_text("task: own")
+    first = digest(task_dir=str(tmp_path))
+    (tmp_path / "own.yaml").write_text("task: other")
+    assert len({embedded, first, digest(task_dir=str(tmp_path))}) == 3
+    assert digest(tasks=["piqa"]) != digest(tasks=["piqa"])  # out of reach, then back
+    assert not answers
+
+
 def test_overrides_replace_values_and_whole_lists() -> None:
     from pipelines.command import merge_overrides
 
@@ -114,7 +134,7 @@ def test_pipelines_import_without_heavy_libraries(tmp_path: Path) -> None:
     # In a file: ZenML resolves sources from the folder of the main module.
     script = tmp_path / "start.py"
     script.write_text(
-        "import sys, pipelines.distillation, pipelines.promotion\n"
+        "import sys, pipelines.distillation, pipelines.promotion, pipelines.comparison\n"
         "print([name for name in ('torch', 'transformers', 'mlflow', 'great_expectations', 'datasets', "
         "'matplotlib') if name in sys.modules])\n"
     )

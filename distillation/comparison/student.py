@@ -1,0 +1,111 @@
+"""One student of a comparison: prepared, trained, measured, and what was measured kept beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillation.comparison.plan import Entry
+from distillation.evaluation.result import ModelResult
+from distillation.files import write_atomically
+from distillation.fingerprint import digest_of, digest_of_sources
+from distillation.models import model_digest
+
+if TYPE_CHECKING:
+    from distillation.alignment.base import Aligner
+    from distillation.config import EvaluationSettings, ModelSettings, Settings
+    from distillation.corpus import Corpus
+    from distillation.teacher.cache import TeacherCache
+
+KEPT_ALIGNERS = Path("outputs/aligners")
+"""Aligners by content; the folder may be deleted at any time."""
+EVALUATION_SOURCES = ("distillation.evaluation", "distillation.alignment", "distillation.models")
+
+
+def prepare_student(
+    corpus: Corpus, entry: Entry, aligner: Aligner | None = None, cache: TeacherCache | None = None
+) -> Path:
+    """Return the job directory of `entry`; aligner and teacher cache are made where they are not given.
+
+    Raises:
+        DistillationError: the aligner, the cache or the directory cannot be made.
+    """
+    from distillation.training import prepare_job
+
+    settings = entry.settings
+    if entry.kind == "truncate" or (aligner is None and settings.objective.uses_teacher):
+        aligner = make_aligner(settings)
+    if cache is None and settings.cache is not None and aligner is not None:
+        from distillation.training.caching import fill_cache, prepare_cache
+
+        folder = Path(settings.cache.output_dir)
+        cache = fill_cache(prepare_cache(corpus, settings=settings, aligner=aligner, output_dir=folder))
+    return prepare_job(
+        corpus,
+        settings=settings,
+        variant=entry.kind,
+        aligner=aligner,
+        cache=cache,
+        output_dir=Path(settings.training.output_dir),
+    )
+
+
+def make_aligner(settings: Settings) -> Aligner:
+    """Return the aligner of `settings`, kept from an earlier call if there was one."""
+    from distillation.alignment import build_schedule
+    from distillation.models import load_pair
+
+    tokenizers, rows = load_pair(settings.models)
+    return build_schedule(settings.alignment.stages, *tokenizers.values(), **rows, cache_dir=KEPT_ALIGNERS)
+
+
+def measured_student(
+    job_dir: Path,
+    name: str,
+    corpus: Corpus,
+    models: ModelSettings,
+    evaluation: EvaluationSettings,
+    fingerprint: str = "",
+) -> ModelResult:
+    """Return the figures of the trained student of a job, measured now or kept from an earlier call.
+
+    The file is named by all that the figures depend on: edited code, another teacher, another held-out set or
+    another `fingerprint`, which stands for the user's own tasks, measures anew.
+    """
+    from distillation.evaluation import measure_student
+
+    depends_on: list[Any] = [
+        evaluation.model_dump(mode="json"),
+        corpus.report.held_out_fingerprint,
+        model_digest(models.teacher, "teacher"),
+        digest_of_sources(*EVALUATION_SOURCES),
+        fingerprint,
+    ]
+    path = job_dir / f"evaluation-{digest_of(depends_on)}.json"
+    if path.exists():
+        return ModelResult.model_validate_json(path.read_bytes()).model_copy(update={"name": name})
+    result = measure_student(
+        name, job_dir / "student", models.teacher, corpus.test_texts, evaluation, device=models.device
+    )
+    write_atomically(path, result.model_dump_json(indent=2).encode())
+    return result
+
+
+def training_figures(job_dir: Path, metrics: dict[str, float]) -> dict[str, float]:
+    """Return what the training itself measured, under the names of a comparison."""
+    from statistics import median
+
+    from distillation.training import read_metrics
+    from distillation.training.trainer import BEST_METRIC
+
+    lines = read_metrics(job_dir / "metrics.jsonl")
+    speeds = [
+        line["metrics"]["tokens_per_second"] for line in lines if "tokens_per_second" in line["metrics"]
+    ]
+    return {
+        "validation_bits_per_byte": metrics[BEST_METRIC],
+        "training_tokens_per_second": float(median(speeds)) if speeds else 0.0,
+        "training_tokens": float(max((line["tokens"] for line in lines), default=0)),
+        "training_seconds": metrics["seconds"],
+        "training_steps": metrics["steps"],
+    }

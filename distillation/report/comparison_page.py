@@ -1,0 +1,212 @@
+"""The report of a comparison of many students: one HTML file that stands alone, verdict first.
+
+Below the comparison itself it shows the chosen student as the report of one distillation does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillation.comparison.result import Comparison, VariantSummary
+from distillation.report import comparison_figures as draw
+from distillation.report.comparison_words import (
+    against_best,
+    against_control,
+    details,
+    sentence,
+    variant_label,
+    verdict,
+    with_interval,
+)
+from distillation.report.histories import History, read_history
+from distillation.report.templating import environment, figure_entry
+from distillation.report.words import MISSING, SPACE, decimal, percent, scaled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from distillation.comparison.search import Found
+    from distillation.comparison.statistics import Estimate
+    from distillation.config import Settings
+    from distillation.evaluation.result import Evaluation
+
+COLUMNS = ("Variant", "Bits per byte", "Gap closed", "Beside text alone", "Beside the chosen")
+MEASURE_COLUMNS = (
+    "Variant",
+    "Saved over text alone",
+    "Top-1 agreement",
+    "KL, nats",
+    "Calibration error",
+    "Trained, tokens/s",
+    "Training",
+)
+MEASURES = (
+    ("top1_agreement", "Top-1 agreement with the teacher", "positions with its most likely token (%)", True),
+    ("kl_divergence", "KL divergence from the teacher", "nats a position (less is better)", False),
+    (
+        "expected_calibration_error",
+        "Calibration error",
+        "expected calibration error (%, less is better)",
+        True,
+    ),
+)
+"""Measure, title, unit, whether it is a share."""
+VALIDATION = "held_out/bits_per_byte"
+
+
+def comparison_figures(
+    comparison: Comparison, histories: Mapping[str, Sequence[History]], found: Found | None = None
+) -> dict[str, tuple[Figure, str, str]]:
+    """Return the figures of a comparison: file name -> drawing, title, note."""
+    note = "dots: seeds; bars: 95 % intervals over seeds and documents"
+    drawn: dict[str, tuple[Figure | None, str, str]] = {
+        "gap_closed": (draw.gap_figure(comparison), "What the teacher's help is worth", note),
+        "bits_per_byte": (draw.bits_figure(comparison), "Bits per byte", note),
+        "validation_curves": (
+            draw.mean_curves(histories, VALIDATION, "bits per byte", draw.colours_of(comparison)),
+            "Validation bits per byte along training",
+            "means over seeds; shaded: their range",
+        ),
+        "cost": (draw.cost_figure(comparison), "What it costs", f"on {comparison.device}"),
+    }
+    for measure, title, unit, is_share in MEASURES:
+        figure = draw.measure_figure(comparison, measure, unit, as_percent=is_share)
+        drawn[measure] = (figure, title, "dots: seeds; bars: 95 % intervals over seeds")
+    for measure in _task_measures(comparison):
+        figure = draw.measure_figure(comparison, measure, "items answered rightly (%)", as_percent=True)
+        title = f"Task {measure.removeprefix('task.').rsplit('.', 1)[0]}"
+        drawn[measure.replace(".", "_")] = (figure, title, "dots: seeds; bars: 95 % intervals over seeds")
+    if found is not None:
+        values = [trial.validation_bits_per_byte for trial in found.trials]
+        drawn["search"] = (draw.search_figure(values), "The search", "each trial is a student")
+    return {name: (figure, *words) for name, (figure, *words) in drawn.items() if figure is not None}  # type: ignore[misc]
+
+
+def read_histories(comparison: Comparison) -> dict[str, list[History]]:
+    """Return the training logs of all students by variant, seed by seed."""
+    found: dict[str, list[History]] = {}
+    for one in comparison.students:
+        if one.result is not None:
+            found.setdefault(one.variant, []).append(read_history(Path(one.job_dir) / "metrics.jsonl"))
+    return found
+
+
+def comparison_page(
+    comparison: Comparison,
+    figures: Mapping[str, tuple[Figure, str, str]],
+    settings: Settings,
+    *,
+    chosen: Evaluation | None,
+    chosen_sections: Any = "",
+    found: Found | None = None,
+    title: str = "Student-aware distillation: comparison",
+) -> str:
+    """Return the report as one self-contained HTML page.
+
+    Args:
+        comparison: what `summarise` made of the students.
+        figures: what `comparison_figures` drew.
+        settings: all settings, shown as YAML.
+        chosen: the chosen student beside the controls of its seed.
+        chosen_sections: markup with that student's own sections.
+        found: what a search found.
+        title: stands above the verdict and in the browser's tab.
+    """
+    from distillation.report.page import _as_yaml
+
+    return environment().get_template("comparison.html").render(
+        title=title,
+        nbsp=SPACE,
+        verdict=verdict(comparison),
+        sentence=sentence(comparison),
+        details=details(comparison),
+        failures=comparison.failures,
+        columns=COLUMNS,
+        measure_columns=MEASURE_COLUMNS,
+        rows=[_row(one, comparison) for one in comparison.variants],
+        references=_references(comparison),
+        figures=[figure_entry(*entry) for entry in figures.values()],
+        comparison=comparison,
+        num_bytes=scaled(comparison.num_held_out_bytes, "B"),
+        chosen_name=comparison.chosen,
+        chosen_sections=chosen_sections,
+        trials=_trials(found),
+        importances=[(name, percent(share)) for name, share in found.importances.items()] if found else [],
+        configuration=_as_yaml(settings),
+        evaluation=chosen,
+    )  # fmt: skip
+
+
+def _row(one: VariantSummary, comparison: Comparison) -> dict[str, Any]:
+    bits = one.bits_per_byte
+    spread = (
+        f" ± {decimal((bits.high - bits.low) / 2)}"
+        if bits and bits.low is not None and bits.high is not None
+        else ""
+    )
+    return {
+        "label": variant_label(one.name),
+        "explanation": one.description,
+        "is_best": one.name == comparison.chosen,
+        "main": [
+            decimal(bits.mean) + spread if bits else MISSING,
+            with_interval(one.gap_closed),
+            against_control(one),
+            MISSING if one.is_control else against_best(one, comparison.chosen),
+        ],
+        "measures": [
+            percent(_mean(one.saving), 1),
+            _share(one.measures.get("top1_agreement")),
+            decimal(_mean(one.measures.get("kl_divergence"))),
+            _share(one.measures.get("expected_calibration_error")),
+            scaled(_mean(one.measures.get("training_tokens_per_second"))),
+            _duration(_mean(one.measures.get("training_seconds"))),
+        ],
+    }
+
+
+def _references(comparison: Comparison) -> str:
+    teachers = comparison.teachers
+    parts = [f"untouched student {decimal(comparison.untouched.bits_per_byte)}"]
+    parts += [
+        f"teacher{f' {path}' if len(teachers) > 1 else ''} {decimal(result.bits_per_byte)}"
+        for path, result in teachers.items()
+    ]
+    return ", ".join(parts)
+
+
+def _task_measures(comparison: Comparison) -> list[str]:
+    names = {name for one in comparison.variants for name in one.measures}
+    return sorted(name for name in names if name.startswith("task.") and name.endswith((".acc", ".acc_norm")))
+
+
+def _trials(found: Found | None) -> list[tuple[str, str]]:
+    if found is None:
+        return []
+    return [
+        (
+            ", ".join(f"{name} = {_plain(value)}" for name, value in trial.changes.items()),
+            trial.failure or decimal(trial.validation_bits_per_byte, 4),
+        )
+        for trial in found.trials
+    ]
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _mean(value: Estimate | None) -> float | None:
+    return None if value is None else value.mean
+
+
+def _share(value: Estimate | None) -> str:
+    return percent(_mean(value), 1)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return MISSING
+    return f"{seconds:.0f}{SPACE}s" if seconds < 120 else f"{seconds / 60:.1f}{SPACE}min"

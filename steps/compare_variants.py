@@ -1,0 +1,55 @@
+"""Step `compare_variants`: all students of a comparison side by side, the verdict and the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from zenml import step
+from zenml.types import HTMLString
+
+from distillation.alignment import TokenizerAudit
+from distillation.comparison import Comparison, StudentResult, make_plan, summarise
+from distillation.comparison.search import Found
+from distillation.config import ComparisonSettings
+from distillation.errors import ComparisonError
+from distillation.evaluation import Evaluation
+from distillation.probing import ModelProbe
+from materializers.student import Student
+from steps.comparison_record import record_comparison
+from steps.types import Corpus
+
+
+@step(enable_cache=False)
+def compare_variants(
+    results: list[StudentResult],
+    references: list[Evaluation],
+    corpus: Corpus,
+    audit: TokenizerAudit,
+    teacher_probe: ModelProbe,
+    student_probe: ModelProbe,
+    found: Found | None,
+    settings: ComparisonSettings,
+) -> tuple[
+    Annotated[Comparison, "comparison"],
+    Annotated[HTMLString, "report"],
+    Annotated[Student, "student"],
+]:
+    """Compare, write the report, record all of it and the chosen student.
+
+    Raises:
+        ComparisonError: every variant failed.
+    """
+    from distillation.comparison.chosen import chosen_student
+
+    plan = make_plan(settings)
+    by_teacher = {one.results["teacher"].source: one for one in references}
+    changes = found.changes if found is not None else None
+    comparison = summarise(results, by_teacher, plan, plan.base, found=changes)
+    if comparison.chosen is None:
+        raise ComparisonError(f"every variant failed: {'; '.join(comparison.failures)}")
+    page = record_comparison(comparison, settings, plan, found, audit, (teacher_probe, student_probe), corpus)
+    chosen = chosen_student(comparison)
+    job_dir = Path(chosen.job_dir)
+    student = Student(job_dir / "student", "distilled", chosen.training, job_dir / "metrics.jsonl")
+    return comparison, HTMLString(page), student

@@ -1,0 +1,59 @@
+"""Step `search_settings`: Optuna looks for better settings; what it finds becomes one more variant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from zenml import step
+
+from distillation.comparison.search import Found, Trial
+from distillation.config import Changes, ComparisonSettings
+from steps.console import hide_loading_bars
+from steps.types import Corpus
+
+
+@step(enable_cache=False)
+def search_settings(
+    corpus: Corpus, settings: ComparisonSettings, fingerprint: str
+) -> Annotated[Found, "found"]:
+    """Run the trials that are missing; `fingerprint` stands for the files of both models.
+
+    Raises:
+        SearchError: no trial succeeded.
+    """
+    from rich.console import Console
+
+    from distillation.comparison.search import search
+    from distillation.fingerprint import digest_of_sources
+    from distillation.training.job import TRAINING_SOURCES
+
+    chosen = settings.comparison.search
+    assert chosen is not None
+    hide_loading_bars(settings.models)
+    console = Console()
+
+    def tell(number: int, trial: Trial) -> None:
+        bits = trial.validation_bits_per_byte
+        outcome = trial.failure if bits is None else f"{bits:.4f} bits per byte on validation documents"
+        console.print(f"trial {number + 1}: {trial.changes}: {outcome}", highlight=False, markup=False)
+
+    base = settings.model_dump(mode="json", exclude={"comparison", "evaluation", "tracking", "seed"})
+    key = [base, corpus.report.train_fingerprint, fingerprint, digest_of_sources(*TRAINING_SOURCES)]
+    return search(chosen, lambda changes: _train(corpus, settings, changes), key=key, on_trial=tell)
+
+
+def _train(corpus: Corpus, settings: ComparisonSettings, changes: Changes) -> float:
+    """Train the student of one trial and return its validation bits per byte."""
+    from distillation.comparison import Entry
+    from distillation.comparison.student import prepare_student, training_figures
+    from distillation.config import FOUND, change_settings
+    from distillation.training import run_job
+
+    assert settings.comparison.search is not None
+    seed = settings.comparison.search.seed
+    entry = Entry(
+        variant=FOUND, seed=seed, kind="distilled", settings=change_settings(settings, changes, seed=seed)
+    )
+    job_dir: Path = prepare_student(corpus, entry)
+    return training_figures(job_dir, run_job(job_dir, name="trial").metrics)["validation_bits_per_byte"]

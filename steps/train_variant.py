@@ -1,0 +1,94 @@
+"""Step `train_variant`: one student of a comparison, trained and measured; a failure is a result too.
+
+The step is never taken from ZenML's cache: a job directory that is finished, and figures that are there,
+return at once, and a student that failed is tried again by the next run. So a comparison that was killed goes
+on where it stopped, and the others finish when one student fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from datetime import UTC, datetime
+from typing import Annotated
+
+from zenml import get_step_context, step
+
+from distillation.alignment import Aligner
+from distillation.comparison import Entry, StudentResult
+from distillation.comparison.search import Found
+from distillation.config import EvaluationSettings
+from distillation.errors import DistillationError, JobError, one_line
+from distillation.teacher.cache import TeacherCache
+from steps.console import hide_loading_bars
+from steps.recording import student_forwarder
+from steps.types import Corpus
+
+_LOG = logging.getLogger(__name__)
+MIN_STUDENTS = 4
+"""Fewer have not shown yet how long a student takes."""
+
+
+@step(enable_cache=False)
+def train_variant(
+    corpus: Corpus,
+    aligner: Aligner | None,
+    cache: TeacherCache | None,
+    found: Found | None,
+    entry: Entry,
+    evaluation: EvaluationSettings,
+    fingerprint: str,
+) -> Annotated[StudentResult, "result"]:
+    """Train and measure the student of `entry`, from `cache` if there is one.
+
+    `fingerprint` stands for the user's own tasks.
+    """
+    hide_loading_bars(entry.settings.models)
+    print(f"Student {entry.number} of {entry.total}: {entry.name}{_time_left(entry)}")
+    try:
+        entry = entry.with_found(found.changes if found else None)
+        return _train(corpus, aligner, cache, entry, evaluation, fingerprint)
+    except Exception as error:  # whatever it is, the other students are worth having
+        is_ours = isinstance(error, DistillationError)
+        _LOG.error("%s failed: %s", entry.name, one_line(error), exc_info=None if is_ours else error)
+        failure = one_line(error) if is_ours else f"{type(error).__name__}: {one_line(error)}"
+        return StudentResult(variant=entry.variant, seed=entry.seed, kind=entry.kind, failure=failure)
+
+
+def _time_left(entry: Entry) -> str:
+    """Return what the students before this one let expect of those to come."""
+    started = get_step_context().pipeline_run.start_time
+    if started is None or entry.number < MIN_STUDENTS:
+        return ""
+    elapsed = datetime.now(UTC) - (started if started.tzinfo else started.replace(tzinfo=UTC))
+    minutes = elapsed.total_seconds() / 60 * (entry.total - entry.number + 1) / (entry.number - 1)
+    return f"; about {max(1, round(minutes))} min to go"
+
+
+def _train(
+    corpus: Corpus,
+    aligner: Aligner | None,
+    cache: TeacherCache | None,
+    entry: Entry,
+    evaluation: EvaluationSettings,
+    fingerprint: str,
+) -> StudentResult:
+    from distillation.comparison.student import measured_student, prepare_student, training_figures
+    from distillation.training import run_job
+
+    job_dir = prepare_student(corpus, entry, aligner, cache)
+    with student_forwarder(job_dir, entry, corpus.report):
+        done = run_job(job_dir, name=entry.name)
+    result = measured_student(job_dir, entry.variant, corpus, entry.settings.models, evaluation, fingerprint)
+    if not math.isfinite(result.bits_per_byte):
+        raise JobError(
+            f"training diverged: bits per byte is {result.bits_per_byte}; lower training.learning_rate"
+        )
+    return StudentResult(
+        variant=entry.variant,
+        seed=entry.seed,
+        kind=entry.kind,
+        job_dir=str(job_dir),
+        result=result,
+        training=training_figures(job_dir, done.metrics),
+    )

@@ -6,13 +6,14 @@ Layout: `student/` (what `from_pretrained` reads), `metrics.jsonl`, `student.jso
 
 from __future__ import annotations
 
+import html
 import json
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from zenml.enums import ArtifactType
+from zenml.enums import ArtifactType, VisualizationType
 from zenml.materializers.base_materializer import BaseMaterializer
 from zenml.utils import io_utils
 
@@ -22,6 +23,9 @@ from distillation.fingerprint import digest_of, digest_of_directory
 if TYPE_CHECKING:
     from zenml.metadata.metadata_types import MetadataType
 
+    from distillation.report import History
+
+_CURVES = {"held_out/bits_per_byte": "Bits per byte, held out", "loss": "Training loss"}
 _FORBIDDEN = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -79,11 +83,39 @@ class StudentMaterializer(BaseMaterializer):
         """Return the hash of the weights, configuration and tokenizer: equal students are equal inputs."""
         return digest_of([data.variant, digest_of_directory(data.directory)])
 
+    def save_visualizations(self, data: Student) -> dict[str, VisualizationType]:
+        """Write the training curves as a page, so that a student can be judged before the evaluation."""
+        from distillation.report import read_history
+
+        page = curves_page(data.variant, read_history(data.history)) if data.history is not None else None
+        if page is None:
+            return {}
+        place = f"{self.uri}/curves.html"
+        with self.artifact_store.open(place, "w") as file:
+            file.write(page)
+        return {place: VisualizationType.HTML}
+
     def extract_metadata(self, data: Student) -> dict[str, MetadataType]:
         """Return what the dashboard shows beside the artifact."""
         size = sum(file.stat().st_size for file in data.directory.rglob("*") if file.is_file())
         figures = {name.replace("/", "_"): value for name, value in data.metrics.items()}
         return {"variant": data.variant, "size_in_bytes": size, **figures}
+
+
+def curves_page(variant: str, history: History) -> str | None:
+    """Return the loss and the held-out bits per byte over the tokens seen; None if the log has neither."""
+    from distillation.report.figures import as_svg, training_figure
+
+    drawings = []
+    for metric, title in _CURVES.items():
+        figure = training_figure({variant: history}, metric, title)
+        if figure is not None:
+            drawings.append(f"<h2>{title}</h2>{as_svg(figure, title)}")
+    if not drawings:
+        return None
+    style = "body{font-family:system-ui,sans-serif;margin:1.5rem;max-width:40rem}svg{width:100%}"
+    head = f'<!doctype html><meta charset="utf-8"><title>{html.escape(variant)}</title><style>{style}</style>'
+    return "\n".join([head, *drawings])
 
 
 def check_student_directory(directory: Path) -> None:

@@ -47,7 +47,7 @@ def distill_student(
         cache=cache,
         output_dir=Path(settings.training.output_dir),
     )
-    with metrics_forwarder(job_dir, settings, variant, corpus.report.held_out_fingerprint):
+    with metrics_forwarder(job_dir, settings, variant, corpus.report):
         result = run_job(job_dir)
     return Student(
         directory=result.student_dir,

@@ -18,7 +18,10 @@ from steps.final_record import record_all
 from steps.types import Corpus
 
 
-@step(cache_policy=EVALUATION_CACHE)
+@step(
+    cache_policy=EVALUATION_CACHE,
+    output_materializers={"evaluation": "materializers.evaluation.EvaluationMaterializer"},
+)
 def evaluate_student(
     distilled: Student,
     text_only: Student | None,
@@ -47,5 +50,5 @@ def evaluate_student(
     histories = {one.variant: read_history(one.history) for one in students if one.history is not None}
     probes = (teacher_probe, student_probe)
     page = report_page(evaluation, audit, probes, corpus.report, histories, settings)
-    record_all(settings, distilled, evaluation, page, audit, probes, corpus)
+    record_all(settings, students, evaluation, page, audit, probes, corpus, histories)
     return evaluation, HTMLString(page)

@@ -12,6 +12,7 @@ from distillation.corpus import CorpusReport
 from steps.caching import CORPUS_CACHE
 from steps.recording import record_pages
 from steps.types import Corpus
+from tracking.lineage import dataset_records
 from tracking.registry import HELD_OUT_TAG
 
 
@@ -44,6 +45,7 @@ def load_corpus(
             "corpus/report.json": report.model_dump_json(indent=2),
         },
         corpus_tags(report),
+        dataset_records(report, corpus.sources),
     )
     return loaded, report, HTMLString(loaded.contract_page)
 

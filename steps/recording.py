@@ -7,7 +7,7 @@ So an outage in between costs nothing, and only the last step insists on an answ
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ from distillation.config import (
 )
 from distillation.errors import TrackingError, one_line
 from distillation.fingerprint import digest_of
+from tracking.lineage import DatasetRecord, dataset_records
+from tracking.provenance import code_tags
 from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, REUSED_ROLE, ROLE_TAG
 from tracking.runs import Recorder, RunSpec, flat_params
 from tracking.server import resolve_tracking_uri
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from zenml.models import PipelineRunResponse
 
     from distillation.comparison import Entry
+    from distillation.corpus import CorpusReport
     from tracking.forwarder import MetricsForwarder
 
 _LOG = logging.getLogger(__name__)
@@ -45,7 +48,12 @@ def pipeline_run_spec() -> RunSpec:
     return RunSpec(
         key=str(run.id),
         name=describe_settings(settings),
-        tags={ROLE_TAG: PIPELINE_ROLE, **comparable_tags(settings), "zenml.run": run.name},
+        tags={
+            ROLE_TAG: PIPELINE_ROLE,
+            **comparable_tags(settings),
+            **_source_tags(run.pipeline.name if run.pipeline else run.name),
+            "zenml.run": run.name,
+        },
         params=flat_params(settings),
     )
 
@@ -71,10 +79,39 @@ def comparison_run_spec(settings: ComparisonSettings, pipeline_run: str) -> RunS
             "kind": "comparison",
             "teacher": settings.models.teacher.path,
             "student": settings.models.student.path,
+            **_source_tags("comparison_pipeline"),
             "zenml.run": pipeline_run,
         },
         params=flat_params(settings),
     )
+
+
+def student_run_spec(
+    settings: Settings, variant: str, report: CorpusReport, tags: Mapping[str, str] | None = None
+) -> RunSpec:
+    """Return the run of one trained student, nested in that of the pipeline."""
+    parent = pipeline_run_spec()
+    comparable = comparable_tags(settings, variant)
+    aligner = "" if comparable["aligner"] in ("none", variant) else f"{comparable['aligner']} "
+    return RunSpec(
+        key=f"{parent.key} {variant}",
+        name=f"{variant}: {aligner}{comparable['objective']} seed {settings.seed}",
+        tags={
+            ROLE_TAG: "student",
+            **comparable,
+            **_source_tags(f"{get_step_context().pipeline.name} {variant}"),
+            HELD_OUT_TAG: report.held_out_fingerprint,
+            **(tags or {}),
+        },
+        params=flat_params(settings),
+        datasets=dataset_records(report, settings.corpus.sources),
+        parent=parent,
+    )
+
+
+def _source_tags(name: str) -> dict[str, str]:
+    """Return what MLflow's column `Source` shows."""
+    return {"mlflow.source.name": name, "mlflow.source.type": "LOCAL", **code_tags()}
 
 
 def describe_settings(settings: Settings) -> str:
@@ -107,59 +144,73 @@ def record_early(tracking: TrackingSettings, write: Callable[[Recorder, str], No
         _LOG.warning("%s (recorded again by the last step)", one_line(error))
 
 
-def record_pages(tracking: TrackingSettings, pages: Mapping[str, str], tags: Mapping[str, str]) -> None:
-    """Record texts by their path, and tags, in the pipeline's run."""
+def record_pages(
+    tracking: TrackingSettings,
+    pages: Mapping[str, str],
+    tags: Mapping[str, str],
+    datasets: Iterable[DatasetRecord] = (),
+) -> None:
+    """Record texts by their path, tags and the documents read, in the pipeline's run."""
 
     def write(recorder: Recorder, run_id: str) -> None:
         for path, text in pages.items():
             recorder.log_text(run_id, text, path)
         if tags:
             recorder.set_tags(run_id, tags)
+        recorder.log_datasets(run_id, datasets)
 
     record_early(tracking, write)
 
 
-def metrics_forwarder(job_dir: Path, settings: Settings, variant: str, held_out: str) -> MetricsForwarder:
+def metrics_forwarder(
+    job_dir: Path, settings: Settings, variant: str, report: CorpusReport
+) -> MetricsForwarder:
     """Return the forwarder that shows a job's metrics live in a run nested in the pipeline's."""
+    from distillation.probing.device import choose_device
     from tracking.forwarder import MetricsForwarder
 
-    parent = pipeline_run_spec()
-    uri = resolve_tracking_uri(settings.tracking.uri)
-    log_metadata({"mlflow_tracking_uri": uri, "mlflow_experiment": settings.tracking.experiment})
-    run = RunSpec(
-        key=f"{parent.key} {variant}",
-        name=f"{variant}: {parent.name}",
-        tags={
-            ROLE_TAG: "student",
-            **comparable_tags(settings, variant),
-            HELD_OUT_TAG: held_out,
-            "job": job_dir.name,
-        },
-        params=flat_params(settings),
+    tracking = settings.tracking
+    uri = resolve_tracking_uri(tracking.uri)
+    log_metadata({"mlflow_tracking_uri": uri, "mlflow_experiment": tracking.experiment})
+    tags = {"job": job_dir.name, "device": choose_device(settings.models.device)}
+    return MetricsForwarder(
+        job_dir,
+        uri=uri,
+        experiment=tracking.experiment,
+        run=student_run_spec(settings, variant, report, tags),
+        samples_system=tracking.system_metrics,
     )
-    return MetricsForwarder(job_dir, uri=uri, experiment=settings.tracking.experiment, parent=parent, run=run)
 
 
-def student_forwarder(job_dir: Path, entry: Entry, held_out: str) -> MetricsForwarder:
+def student_forwarder(job_dir: Path, entry: Entry, report: CorpusReport) -> MetricsForwarder:
     """Return the forwarder that shows the metrics of a comparison's student live, in a run of its own."""
+    from distillation.probing.device import choose_device
     from tracking.forwarder import MetricsForwarder
 
-    parent = pipeline_run_spec()
-    uri = resolve_tracking_uri(entry.settings.tracking.uri)
+    parent, settings = pipeline_run_spec(), entry.settings
     run = RunSpec(
         key=f"{parent.key} {entry.name} {job_dir.name}",
         name=entry.name,
         tags={
-            **comparable_tags(entry.settings, entry.kind),
+            **comparable_tags(settings, entry.kind),
+            **_source_tags(f"{get_step_context().pipeline.name} {entry.name}"),
             ROLE_TAG: "student",
             "variant": entry.variant,
-            HELD_OUT_TAG: held_out,
+            HELD_OUT_TAG: report.held_out_fingerprint,
             "job": job_dir.name,
+            "device": choose_device(settings.models.device),
         },
-        params=flat_params(entry.settings),
+        params=flat_params(settings),
+        datasets=dataset_records(report, settings.corpus.sources),
+        parent=parent,
     )
-    experiment = entry.settings.tracking.experiment
-    return MetricsForwarder(job_dir, uri=uri, experiment=experiment, parent=parent, run=run)
+    return MetricsForwarder(
+        job_dir,
+        uri=resolve_tracking_uri(settings.tracking.uri),
+        experiment=settings.tracking.experiment,
+        run=run,
+        samples_system=settings.tracking.system_metrics,
+    )
 
 
 def close_reused_run(key: str, tracking: TrackingSettings) -> None:

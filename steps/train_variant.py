@@ -77,7 +77,7 @@ def _train(
     from distillation.training import run_job
 
     job_dir = prepare_student(corpus, entry, aligner, cache)
-    with student_forwarder(job_dir, entry, corpus.report.held_out_fingerprint):
+    with student_forwarder(job_dir, entry, corpus.report):
         done = run_job(job_dir, name=entry.name)
     result = measured_student(job_dir, entry.variant, corpus, entry.settings.models, evaluation, fingerprint)
     if not math.isfinite(result.bits_per_byte):

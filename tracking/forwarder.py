@@ -4,6 +4,9 @@ The log is the truth and MLflow a view of it. How far it has been sent stands in
 written after each accepted batch. If the process dies between the two, the batch goes out once more; every
 entry carries the time at which it was *written*, and MLflow stores an equal entry once. If the server dies,
 training goes on; what is missing is sent at the end, or by `send_remaining` when a pipeline starts next.
+
+Samples of the machine's load travel along. They are no part of the log: those that could not be sent before
+the process ended are lost.
 """
 
 from __future__ import annotations
@@ -14,19 +17,20 @@ import logging
 import os
 import threading
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distillation.errors import TrackingError, one_line
+from tracking.log_lines import MAX_METRICS, grouped, read_line
 from tracking.runs import Recorder, RunSpec
-
-if TYPE_CHECKING:
-    from mlflow.entities import Metric
+from tracking.system_metrics import SystemSampler
 
 _LOG = logging.getLogger(__name__)
-_MAX_METRICS = 900  # a request; MLflow accepts 1,000
 _MAX_PAUSE = 30.0  # seconds between attempts while the server is away
+_PATIENCE = 5.0  # seconds that the end of a training waits for a server that shows no progress
+_LOCAL_PATIENCE = 60.0  # for a database file, which may be slow but cannot hang
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,9 @@ class _State:
 
     uri: str
     experiment: str
-    parent: dict[str, Any]
     run: dict[str, Any]
+    parent: dict[str, Any] | None = None
+    """Of files of earlier versions; now `run` holds what it is nested in."""
     offset: int = 0
     last_line: str = ""
     """Digest of the last line sent: tells an extended log from one that was rewritten."""
@@ -45,11 +50,17 @@ class _State:
     is_closed: bool = False
     """The whole log is on the server, and its run has ended there."""
 
+    @property
+    def spec(self) -> RunSpec:
+        """The run that the log goes to."""
+        return RunSpec.from_json({"parent": self.parent} | self.run)
+
 
 class MetricsForwarder:
     """Context manager around a training: forwards the log in a thread and closes the run at the end.
 
-    It never raises for a failing server; `num_waiting_bytes` says what has not been sent.
+    It never raises for a failing server, and waits a few seconds for a silent one; `num_waiting_bytes` says
+    what has not been sent.
     """
 
     def __init__(
@@ -58,20 +69,28 @@ class MetricsForwarder:
         *,
         uri: str,
         experiment: str,
-        parent: RunSpec,
         run: RunSpec,
+        parent: RunSpec | None = None,
         interval: float = 2.0,
+        samples_system: bool = False,
+        patience: float | None = None,
     ) -> None:
+        run = replace(run, parent=run.parent or parent)
         self._log = job_dir / "metrics.jsonl"
         self._interval = interval
+        self._patience = patience or (_LOCAL_PATIENCE if uri.startswith("sqlite") else _PATIENCE)
         self._stop = threading.Event()
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="metrics-forwarder", daemon=True)
+        self._sampler = SystemSampler() if samples_system else None
         self._recorder: Recorder | None = None
         self._run_id: str | None = None
         self._is_silent = False
-        state = _State(uri, experiment, parent.to_json(), run.to_json())
-        self._file = job_dir / "tracking" / f"{_digest(f'{uri} {experiment} {parent.key} {run.key}')}.json"
-        self._state = _read_state(self._file) or state
+        self._num_answers = 0
+        self._tokens = 0
+        key = f"{uri} {experiment} {run.parent.key if run.parent else ''} {run.key}"
+        self._file = job_dir / "tracking" / f"{_digest(key)}.json"
+        self._state = _read_state(self._file) or _State(uri, experiment, run.to_json())
 
     @classmethod
     def resume(cls, file: Path) -> MetricsForwarder | None:
@@ -79,28 +98,27 @@ class MetricsForwarder:
         state = _read_state(file)
         if state is None:
             return None
-        return cls(
-            file.parent.parent,
-            uri=state.uri,
-            experiment=state.experiment,
-            parent=RunSpec(**state.parent),
-            run=RunSpec(**state.run),
-        )
+        return cls(file.parent.parent, uri=state.uri, experiment=state.experiment, run=state.spec)
 
     def __enter__(self) -> MetricsForwarder:
         """Start forwarding."""
-        self._save(replace(self._state, outcome=None, is_closed=False))
+        self._save(outcome=None, is_closed=False)
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Send the rest, end the run, and say so if something has to wait."""
+        """Let the thread send the rest and end the run; say so if something has to wait."""
+        # Written here and not by the thread: if that hangs, the next start has to know.
+        self._save(outcome="FINISHED" if kind is None else "FAILED")
         self._stop.set()
-        self._thread.join()
-        self._save(replace(self._state, outcome="FINISHED" if kind is None else "FAILED"))
-        if not self.drain():
+        while self._thread.is_alive():
+            before = self._num_answers
+            self._thread.join(self._patience)
+            if self._num_answers == before:
+                break
+        if not self._state.is_closed:
             _LOG.warning(
                 "tracking server %s does not answer: %d bytes of metrics wait in %s and are sent when a "
                 "pipeline starts next",
@@ -126,14 +144,14 @@ class MetricsForwarder:
             self.forward()
             if self._state.outcome is not None and not self._state.is_closed:
                 self._server().close(self._open_run(), self._state.outcome)
-                self._save(replace(self._state, is_closed=True))
+                self._save(is_closed=True)
         except TrackingError as error:
             self._tell(error)
             return False
         return True
 
     def forward(self) -> int:
-        """Send the complete lines that have not been sent; return their number.
+        """Send the complete lines that have not been sent, and waiting samples; return the number of lines.
 
         Raises:
             TrackingError: the server failed; what it had accepted before is remembered.
@@ -141,17 +159,18 @@ class MetricsForwarder:
         run_id = self._open_run()
         num_lines = 0
         for lines in self._batches():
-            metrics = [metric for line in lines for metric in _metrics(line)]
-            if metrics:
-                self._server().log_entries(run_id, metrics)
-            self._save(
-                replace(
-                    self._state,
-                    offset=self._state.offset + sum(map(len, lines)),
-                    last_line=_digest(lines[-1]),
-                )
-            )
+            parsed = [one for one in map(read_line, lines) if one is not None]
+            if parsed:
+                self._server().log_entries(run_id, [metric for one in parsed for metric in one.metrics])
+                self._num_answers += 1
+                self._tokens = parsed[-1].tokens
+            self._save(offset=self._state.offset + sum(map(len, lines)), last_line=_digest(lines[-1]))
             num_lines += len(lines)
+        while self._sampler is not None and self._sampler.waiting:
+            samples = list(islice(self._sampler.waiting, MAX_METRICS))
+            self._server().log_entries(run_id, samples)
+            self._num_answers += 1
+            self._sampler.drop(samples)
         return num_lines
 
     def _batches(self) -> list[list[bytes]]:
@@ -164,29 +183,23 @@ class MetricsForwarder:
             len(content) < self._state.offset or _digest(sent[-1]) != self._state.last_line
         ):
             # The log was rewritten, as after a resume: MLflow stores equal entries once.
-            self._save(replace(self._state, offset=0, last_line=""))
+            self._save(offset=0, last_line="")
         unsent = content[self._state.offset :]
         lines = unsent[: unsent.rfind(b"\n") + 1].splitlines(keepends=True)
-        groups: list[list[bytes]] = []
-        num_metrics = _MAX_METRICS
-        for line in lines:
-            count = len(_metrics(line))
-            if num_metrics + count > _MAX_METRICS:
-                groups.append([])
-                num_metrics = 0
-            groups[-1].append(line)
-            num_metrics += count
-        return groups
+        return list(grouped(lines))
 
     def _loop(self) -> None:
         pause = self._interval
         while not self._stop.wait(pause):
+            if self._sampler is not None:
+                self._sampler.sample_if_due(self._tokens)
             try:
                 self.forward()
                 pause, self._is_silent = self._interval, False
             except TrackingError as error:
                 self._tell(error)
                 pause = min(2 * pause, _MAX_PAUSE)
+        self.drain()
 
     def _tell(self, error: TrackingError) -> None:
         """Say once an outage that the server is away."""
@@ -201,15 +214,18 @@ class MetricsForwarder:
 
     def _open_run(self) -> str:
         if self._run_id is None:
-            self._run_id = self._server().open(RunSpec(**self._state.run), RunSpec(**self._state.parent))
+            self._run_id = self._server().open(self._state.spec)
+            self._num_answers += 1
         return self._run_id
 
-    def _save(self, state: _State) -> None:
-        self._state = state
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(state)), encoding="utf-8")
-        os.replace(temporary, self._file)
+    def _save(self, **changes: Any) -> None:
+        """Change the state and write it; both threads do."""
+        with self._lock:
+            self._state = replace(self._state, **changes)
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._file.with_suffix(".tmp")
+            temporary.write_text(json.dumps(asdict(self._state)), encoding="utf-8")
+            os.replace(temporary, self._file)
 
 
 def send_remaining(output_dir: Path, uri: str) -> int:
@@ -226,23 +242,13 @@ def send_remaining(output_dir: Path, uri: str) -> int:
     return num_sent
 
 
-def _metrics(line: bytes) -> list[Metric]:
-    from mlflow.entities import Metric
-
-    try:
-        entry = json.loads(line)
-        time_ms, step = int(entry["time"] * 1000), int(entry["step"])
-        values = {**entry["metrics"], "tokens": entry["tokens"]}
-    except (ValueError, KeyError, TypeError):
-        return []  # a line cut by a crash; whoever resumes the job writes the step again
-    return [Metric(name, float(value), time_ms, step) for name, value in values.items() if value is not None]
-
-
 def _read_state(file: Path) -> _State | None:
     try:
-        return _State(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        state = _State(**json.loads(file.read_text(encoding="utf-8")))
+        state.spec  # noqa: B018 - a specification that cannot be read raises here
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
+    return state
 
 
 def _digest(content: str | bytes) -> str:

@@ -24,6 +24,8 @@ class TrackingSettings(Section):
     """MLflow experiment, and name of the registered model's family."""
     uri: str | None = None
     """MLflow tracking server; None uses the active ZenML stack's experiment tracker."""
+    system_metrics: bool = True
+    """Record the load of processor, memory and GPU during each training; the GPU needs `nvidia-ml-py`."""
 
 
 class Settings(Section):

@@ -21,6 +21,8 @@ class Workplace:
     root: Path
     settings: dict[str, Any]
     """Settings of a pipeline that distils the tiny pair in a few steps."""
+    secrets: dict[str, str]
+    """Variables of the environment whose values must stand nowhere."""
 
     def config(self, name: str = "tiny.yaml", settings: dict[str, Any] | None = None) -> str:
         """Write a pipeline file and return its path."""
@@ -51,6 +53,12 @@ def workplace(
     os.environ.pop("ZENML_LOCAL_STORES_PATH", None)
     os.environ["ZENML_LOGGING_COLORS_DISABLED"] = "true"
     os.environ["COLUMNS"] = "120"
+    secrets = {
+        "HF_TOKEN": "hf_planted0123456789",
+        "KAGGLE_KEY": "planted0123456789abcdef",
+        "MLFLOW_TRACKING_PASSWORD": "planted-password",
+    }
+    os.environ.update(secrets)
     os.chdir(root)
     GlobalConfiguration._reset_instance()
     Client._reset_instance()
@@ -82,6 +90,7 @@ def workplace(
             "evaluation": {"max_length": 64, "stride": 48, "num_new_tokens": 3, "prompts": ["The"]},
             "tracking": {"experiment": "tiny"},
         },
+        secrets,
     )
     os.chdir(directory)
     os.environ.clear()

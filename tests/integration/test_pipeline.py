@@ -69,9 +69,13 @@ def test_mlflow_holds_everything_side_by_side(first_run: Any, workplace: Any) ->
     assert (tags["aligner"], tags["seed"], tags["variant"]) == ("prefix", "0", "distilled")
     assert tags["corpus_source"] == "documentation"
     assert len(tags["held_out"]) == 16
+    assert tags["device"] == "cpu"
+    assert tags["package_version"]
+    assert "bits per byte" in tags["mlflow.note.content"] or "gap" in tags["mlflow.note.content"]
+    assert contexts_of(parent) == {"training", "evaluation"}
     files = {
         file.path
-        for folder in ("", "audit", "corpus", "probes")
+        for folder in ("", "audit", "corpus", "figures", "probes")
         for file in client.list_artifacts(parent.info.run_id, folder)
     }
     assert {
@@ -83,15 +87,51 @@ def test_mlflow_holds_everything_side_by_side(first_run: Any, workplace: Any) ->
         "corpus/contract.html",
         "probes/teacher.json",
         "probes/probes.html",
+        "models.json",
+        "figures/bits_per_byte.png",
     } <= files
-    nested = client.search_runs(
-        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-    )
+    nested = nested_runs(client, parent)
+    assert len(nested) == 3
     assert {run.data.tags["variant"] for run in nested} == {"distilled", "text_only", "truncate"}
     for run in nested:
-        assert run.info.status == "FINISHED"
-        assert run.data.tags["held_out"] == tags["held_out"]
-        assert {"cross_entropy", "learning_rate", "grad_norm"} <= set(run.data.metrics)
+        check_nested(client, run, parent)
+        assert "reused" not in run.data.tags
+
+
+def contexts_of(run: Any) -> set[str]:
+    return {one.tags[0].value for one in run.inputs.dataset_inputs}
+
+
+def nested_runs(client: Any, parent: Any) -> list[Any]:
+    return list(
+        client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    )
+
+
+def check_nested(client: Any, run: Any, parent: Any) -> None:
+    """Check that a student's run has its curves over the tokens seen, and figures named as every other's."""
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["held_out"] == parent.data.tags["held_out"]
+    assert run.data.tags["device"] == "cpu"
+    assert contexts_of(run) == {"training", "evaluation"}
+    metrics = run.data.metrics
+    assert {"train/cross_entropy", "optimizer/learning_rate", "optimizer/gradient_norm"} <= set(metrics)
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    steps = client.get_metric_history(run.info.run_id, "progress/optimizer_step")
+    assert [int(one.value) for one in steps if one.step == history[-1].step][-1] == 4
+    assert history[-1].step == metrics["progress/tokens_seen"] > 4
+    bits = parent.data.metrics[f"{run.data.tags['variant']}.bits_per_byte"]
+    assert metrics["test/bits_per_byte"] == bits
+
+
+def test_planted_secrets_reached_nothing(first_run: Any, workplace: Any) -> None:
+    folders = (workplace.root / "zenml", workplace.root / "outputs")
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert any(path.name == "mlflow.db" for path in files)
+    for path in files:
+        content = path.read_bytes()
+        for secret in workplace.secrets.values():
+            assert secret.encode() not in content, f"{secret} stands in {path}"
 
 
 def test_artifacts_hold_no_pickle(first_run: Any, workplace: Any) -> None:
@@ -135,6 +175,16 @@ def test_another_objective_reuses_all_that_does_not_depend_on_it(
     assert newest.data.metrics["text_only.bits_per_byte"] == pytest.approx(
         first.data.metrics["text_only.bits_per_byte"], rel=1e-6
     )
+    client = workplace.recorder().client
+    nested = {run.data.tags["variant"]: run for run in nested_runs(client, newest)}
+    assert set(nested) == {"distilled", "text_only", "truncate"}
+    for run in nested.values():
+        check_nested(client, run, newest)
+    assert {name for name, run in nested.items() if "reused" in run.data.tags} == {"text_only"}
+    assert nested["text_only"].info.run_name == "text_only: 1 cross_entropy seed 0"
+    assert nested["distilled"].info.run_name == "distilled: prefix 0.1 cross_entropy + 0.9 reverse_kl seed 0"
+    assert nested["text_only"].data.params["objective.terms.cross_entropy"] == "1.0"
+    assert nested["text_only"].data.params["objective.terms.reverse_kl"] == "0.0"
 
 
 def test_edited_code_runs_its_step_again_and_no_other(

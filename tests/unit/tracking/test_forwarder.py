@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tracking.forwarder import MetricsForwarder, send_remaining
+from tracking.log_lines import log_history, read_line
 from tracking.runs import Recorder, RunSpec
 
 PARENT = RunSpec("pipeline-1", "parent", {"role": "pipeline"}, {"seed": "0"})
-RUN = RunSpec("pipeline-1 distilled", "distilled", {"variant": "distilled"})
+RUN = RunSpec("pipeline-1 distilled", "distilled", {"variant": "distilled"}, parent=PARENT)
 
 
 def write_line(job_dir: Path, step: int, **metrics: float) -> None:
@@ -22,12 +25,13 @@ def write_line(job_dir: Path, step: int, **metrics: float) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def forwarder(job_dir: Path, uri: str, interval: float = 0.05) -> MetricsForwarder:
-    return MetricsForwarder(job_dir, uri=uri, experiment="first", parent=PARENT, run=RUN, interval=interval)
+def forwarder(job_dir: Path, uri: str, interval: float = 0.05, **options: Any) -> MetricsForwarder:
+    return MetricsForwarder(job_dir, uri=uri, experiment="first", run=RUN, interval=interval, **options)
 
 
 def losses(uri: str, run_id: str) -> list[tuple[int, float]]:
-    history = Recorder(uri, "first").client.get_metric_history(run_id, "loss")
+    """Tokens seen, loss."""
+    history = Recorder(uri, "first").client.get_metric_history(run_id, "train/loss")
     return sorted((metric.step, metric.value) for metric in history)
 
 
@@ -45,12 +49,13 @@ def test_lines_arrive_while_the_training_goes_on(job_dir: Path, tracking_uri: st
         while time.monotonic() < deadline and not (live.run_id and losses(tracking_uri, live.run_id)):
             time.sleep(0.05)
         assert live.run_id is not None
-        assert losses(tracking_uri, live.run_id) == [(1, 3.0)]
+        assert losses(tracking_uri, live.run_id) == [(10, 3.0)]
         write_line(job_dir, 2, loss=2.0, **{"held_out/bits_per_byte": 1.5})
     client = Recorder(tracking_uri, "first").client
     run = client.get_run(live.run_id)
-    assert losses(tracking_uri, live.run_id) == [(1, 3.0), (2, 2.0)]
+    assert losses(tracking_uri, live.run_id) == [(10, 3.0), (20, 2.0)]
     assert run.data.metrics["held_out/bits_per_byte"] == 1.5
+    assert (run.data.metrics["progress/tokens_seen"], run.data.metrics["progress/optimizer_step"]) == (20, 2)
     assert run.info.status == "FINISHED"
     parent = client.get_run(run.data.tags["mlflow.parentRunId"])
     assert parent.data.tags["role"] == "pipeline"
@@ -71,7 +76,7 @@ def test_nothing_is_sent_twice_when_the_process_died_before_it_could_remember(
     with forwarder(job_dir, tracking_uri) as second:
         pass
     assert second.run_id == first.run_id
-    assert [step for step, _ in losses(tracking_uri, first.run_id or "")] == [1, 2, 3, 4, 5, 6]
+    assert [tokens for tokens, _ in losses(tracking_uri, first.run_id or "")] == [10, 20, 30, 40, 50, 60]
 
 
 def test_a_line_that_is_still_being_written_waits(job_dir: Path, tracking_uri: str) -> None:
@@ -83,7 +88,7 @@ def test_a_line_that_is_still_being_written_waits(job_dir: Path, tracking_uri: s
     with (job_dir / "metrics.jsonl").open("a") as file:
         file.write('rics": {"loss": 2.0}}\n')
     assert sender.forward() == 1
-    assert losses(tracking_uri, sender.run_id or "") == [(1, 3.0), (2, 2.0)]
+    assert losses(tracking_uri, sender.run_id or "") == [(10, 3.0), (20, 2.0)]
 
 
 def test_a_log_that_a_resume_rewrote_is_sent_again_without_doubles(job_dir: Path, tracking_uri: str) -> None:
@@ -97,7 +102,13 @@ def test_a_log_that_a_resume_rewrote_is_sent_again_without_doubles(job_dir: Path
     write_line(job_dir, 3, loss=3.5)  # ... from where step 3 went otherwise
     write_line(job_dir, 4, loss=4.0)
     assert sender.forward() == 4
-    assert losses(tracking_uri, sender.run_id or "") == [(1, 1.0), (2, 2.0), (3, 3.0), (3, 3.5), (4, 4.0)]
+    assert losses(tracking_uri, sender.run_id or "") == [
+        (10, 1.0),
+        (20, 2.0),
+        (30, 3.0),
+        (30, 3.5),
+        (40, 4.0),
+    ]
 
 
 def test_training_goes_on_without_the_server_and_the_next_start_sends_the_rest(
@@ -123,7 +134,7 @@ def test_training_goes_on_without_the_server_and_the_next_start_sends_the_rest(
     assert send_remaining(job_dir.parent, "sqlite:////another/store.db") == 0
     assert send_remaining(job_dir.parent, tracking_uri) == 1
     assert send_remaining(job_dir.parent, tracking_uri) == 0
-    assert losses(tracking_uri, sender.run_id or "") == [(1, 3.0), (2, 2.0)]
+    assert losses(tracking_uri, sender.run_id or "") == [(10, 3.0), (20, 2.0)]
     assert Recorder(tracking_uri, "first").client.get_run(sender.run_id or "").info.status == "FINISHED"
 
 
@@ -133,7 +144,7 @@ def test_a_training_that_fails_leaves_a_failed_run_with_its_metrics(job_dir: Pat
     with pytest.raises(RuntimeError, match="out of memory"), sender:
         raise RuntimeError("out of memory")
     assert Recorder(tracking_uri, "first").client.get_run(sender.run_id or "").info.status == "FAILED"
-    assert losses(tracking_uri, sender.run_id or "") == [(1, 3.0)]
+    assert losses(tracking_uri, sender.run_id or "") == [(10, 3.0)]
 
 
 def test_many_metrics_go_in_requests_that_the_server_accepts(job_dir: Path, tracking_uri: str) -> None:
@@ -142,3 +153,142 @@ def test_many_metrics_go_in_requests_that_the_server_accepts(job_dir: Path, trac
     sender = forwarder(job_dir, tracking_uri)
     assert sender.forward() == 400
     assert len(losses(tracking_uri, sender.run_id or "")) == 400
+
+
+def silent_server() -> socket.socket:
+    """A server that accepts and never answers."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    return listener
+
+
+@pytest.mark.parametrize("is_listening", [True, False])
+def test_a_dead_server_neither_stops_a_training_nor_holds_up_its_end(
+    job_dir: Path, caplog: pytest.LogCaptureFixture, is_listening: bool
+) -> None:
+    with silent_server() as listener:
+        uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        if not is_listening:
+            listener.close()
+        begin = time.monotonic()
+        with forwarder(job_dir, uri, samples_system=True, patience=1.5) as sender:
+            write_line(job_dir, 1, loss=3.0)
+            time.sleep(0.3)
+        assert time.monotonic() - begin < 8
+    assert sender.num_waiting_bytes > 0
+    assert "does not answer" in caplog.text
+    # Whoever starts next knows that this training has ended, although the thread hangs in a request.
+    [state] = (job_dir / "tracking").glob("*.json")
+    assert json.loads(state.read_text())["outcome"] == "FINISHED"
+
+
+def test_the_load_of_the_machine_is_recorded_over_the_same_axis(
+    job_dir: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    with forwarder(job_dir, tracking_uri, samples_system=True) as live:
+        write_line(job_dir, 1, loss=3.0)
+        time.sleep(0.5)
+        write_line(job_dir, 2, loss=2.0)
+        time.sleep(0.5)
+    client = Recorder(tracking_uri, "first").client
+    for name in ("cpu_utilization_percentage", "system_memory_usage_megabytes"):
+        samples = client.get_metric_history(live.run_id or "", f"system/{name}")
+        assert len(samples) >= 2
+        assert {sample.step for sample in samples} <= {0, 10, 20}
+        assert max(sample.step for sample in samples) == 20
+    with forwarder(job_dir, tracking_uri) as quiet:
+        time.sleep(0.3)
+    assert len(client.get_metric_history(quiet.run_id or "", f"system/{name}")) == len(samples)
+
+
+def test_samples_wait_for_the_server_as_long_as_the_process_lives(job_dir: Path, tracking_uri: str) -> None:
+    store = Path(tracking_uri.removeprefix("sqlite:///")).parent
+    away = store.with_name("away")
+    sender = forwarder(job_dir, tracking_uri, samples_system=True)
+    sampler = sender._sampler
+    assert sampler is not None
+    shutil.move(store, away)
+    store.write_text("the disk is gone")
+    sampler.sample_if_due(0)
+    num_waiting = len(sampler.waiting)
+    assert num_waiting >= 3
+    assert not sender.drain()
+    assert len(sampler.waiting) == num_waiting
+    store.unlink()
+    shutil.move(away, store)
+    assert sender.drain()
+    assert not sampler.waiting
+    names = Recorder(tracking_uri, "first").client.get_run(sender.run_id or "").data.metrics
+    assert sum(name.startswith("system/") for name in names) == num_waiting
+
+
+def test_a_state_file_of_an_earlier_version_is_gone_on_with(job_dir: Path, tracking_uri: str) -> None:
+    write_line(job_dir, 1, loss=3.0)
+    old = {
+        "uri": tracking_uri,
+        "experiment": "first",
+        "parent": {"key": "pipeline-1", "name": "parent", "tags": {"role": "pipeline"}, "params": {}},
+        "run": {"key": "pipeline-1 distilled", "name": "distilled", "tags": {}, "params": {}},
+        "offset": 0,
+        "last_line": "",
+        "outcome": "FINISHED",
+        "is_closed": False,
+    }
+    name = forwarder(job_dir, tracking_uri)._file.name
+    file = job_dir / "tracking" / name
+    file.parent.mkdir()
+    file.write_text(json.dumps(old))
+    assert send_remaining(job_dir.parent, tracking_uri) == 1
+    assert list(file.parent.glob("*.json")) == [file]
+    recorder = Recorder(tracking_uri, "first")
+    run_id = recorder.open(RUN)
+    assert losses(tracking_uri, run_id) == [(10, 3.0)]
+    assert len(recorder.client.search_runs([recorder.experiment_id()])) == 2
+
+
+def test_names_are_grouped_and_the_same_for_every_variant() -> None:
+    line = {
+        "step": 3,
+        "tokens": 300,
+        "time": 1.0,
+        "metrics": {
+            "loss": 1.0,
+            "forward_kl": 1.0,
+            "learning_rate": 1.0,
+            "grad_norm": 1.0,
+            "tokens_per_second": 1.0,
+            "memory_mb": 1.0,
+            "residual_mass": 1.0,
+            "gradient_share/forward_kl": 1.0,
+            "held_out/bits_per_byte": None,
+        },
+    }
+    read = read_line(json.dumps(line).encode())
+    assert read is not None
+    assert {metric.key for metric in read.metrics} == {
+        "train/loss",
+        "train/forward_kl",
+        "optimizer/learning_rate",
+        "optimizer/gradient_norm",
+        "speed/tokens_per_second",
+        "memory/peak_mebibytes",
+        "targets/residual_mass",
+        "gradient_share/forward_kl",
+        "progress/optimizer_step",
+        "progress/tokens_seen",
+    }
+    assert {(metric.step, metric.timestamp) for metric in read.metrics} == {(300, 1000)}
+    assert read_line(b'{"step": 3, "tok') is None
+    assert read_line(b'{"step": 3, "tokens": 1, "time": 1.0, "metrics": []}') is None
+
+
+def test_a_whole_log_can_be_recorded_again(job_dir: Path, tracking_uri: str) -> None:
+    for step in range(300):
+        write_line(job_dir, step, loss=float(step), grad_norm=1.0)
+    recorder = Recorder(tracking_uri, "first")
+    run_id = recorder.open(RUN)
+    for _ in range(2):
+        log_history(recorder, run_id, job_dir / "metrics.jsonl")
+    assert [tokens for tokens, _ in losses(tracking_uri, run_id)] == list(range(0, 3000, 10))

@@ -1,0 +1,75 @@
+"""Lines of `metrics.jsonl` as MLflow metrics on the axis that all runs share: tokens seen by the student.
+
+MLflow's charts have one whole number as their x-axis, its `step`. Optimiser steps of different batch sizes
+cannot be compared, tokens can; so `step` is the tokens seen, and the optimiser's step is a metric of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tracking.names import STEP, TOKENS, shown_name
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
+    from tracking.runs import Recorder
+
+MAX_METRICS = 900
+"""In a request; MLflow accepts 1,000."""
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """What one line says; made from the line alone, so that sending it again makes equal entries."""
+
+    tokens: int
+    metrics: list[Metric]
+
+
+def read_line(line: bytes) -> LogLine | None:
+    """Return the line's metrics; None for one cut by a crash: whoever resumes the job writes it again."""
+    from mlflow.entities import Metric
+
+    try:
+        entry = json.loads(line)
+        time_ms, tokens, step = int(entry["time"] * 1000), int(entry["tokens"]), int(entry["step"])
+        values = {shown_name(name): value for name, value in entry["metrics"].items() if value is not None}
+        values |= {STEP: step, TOKENS: tokens}
+        return LogLine(
+            tokens, [Metric(name, float(value), time_ms, tokens) for name, value in values.items()]
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def grouped(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Yield the lines in groups whose metrics fit one request."""
+    group: list[bytes] = []
+    num_metrics = 0
+    for line in lines:
+        read = read_line(line)
+        count = len(read.metrics) if read is not None else 0
+        if group and num_metrics + count > MAX_METRICS:
+            yield group
+            group, num_metrics = [], 0
+        group.append(line)
+        num_metrics += count
+    if group:
+        yield group
+
+
+def log_history(recorder: Recorder, run_id: str, log: Path) -> None:
+    """Write a whole metrics log into a run; writing it again changes nothing.
+
+    Raises:
+        TrackingError: the server fails.
+    """
+    for lines in grouped(log.read_bytes().splitlines(keepends=True)):
+        metrics = [metric for one in map(read_line, lines) if one is not None for metric in one.metrics]
+        if metrics:
+            recorder.log_entries(run_id, metrics)

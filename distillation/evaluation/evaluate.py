@@ -18,7 +18,9 @@ from distillation.config import EvaluationSettings, ModelReference
 from distillation.errors import AlignmentError
 from distillation.evaluation.agreement import Agreement, measure_agreement
 from distillation.evaluation.bits_per_byte import BitsPerByte, bits_per_byte
+from distillation.evaluation.groups import document_labels
 from distillation.evaluation.result import (
+    DISTILLED,
     MODEL_NAMES,
     TEACHER,
     TEXT_ONLY,
@@ -29,9 +31,18 @@ from distillation.evaluation.result import (
 )
 from distillation.evaluation.samples import Sample, continue_prompts
 from distillation.evaluation.speed import Speed, measure_speed
+from distillation.evaluation.token_view import (
+    Passage,
+    PassageReading,
+    choose_passages,
+    read_passages,
+    view_passages,
+)
 
 Progress = Callable[[str, int, int], None]
 """Told (what is being measured, steps done, steps in all)."""
+VIEWED = (TEACHER, DISTILLED, TEXT_ONLY)
+"""Models whose bits are kept stretch by stretch."""
 
 
 def evaluate_models(
@@ -41,6 +52,7 @@ def evaluate_models(
     settings: EvaluationSettings,
     *,
     held_out_fingerprint: str,
+    sources: Sequence[str] | None = None,
     device: str = "auto",
     show_progress: bool = True,
 ) -> Evaluation:
@@ -53,6 +65,7 @@ def evaluate_models(
         texts: held-out documents, which no model has been trained on.
         settings: windows, prompts, lengths.
         held_out_fingerprint: what `CorpusReport` calls it.
+        sources: where each text comes from, in few words (`Corpus.test_sources`), to group by.
         device: `auto` or the name of a device.
         show_progress: a progress bar on the terminal.
 
@@ -64,13 +77,14 @@ def evaluate_models(
     chosen = _resolve_device(device)
     with _progress_bar(len(entries) + 1, show_progress) as tell:
         teacher_model, teacher_tokenizer = _load(teacher, "teacher", chosen)
-        context = _Context(texts, settings, teacher_model, teacher_tokenizer)
+        context = _Context(texts, settings, teacher_model, teacher_tokenizer, choose_passages(texts))
         results = {TEACHER: _measure(TEACHER, teacher, teacher_model, teacher_tokenizer, context, tell)}
         for name in (name for name in entries if name != TEACHER):
             model, tokenizer = _load(entries[name], "student", chosen)
             results[name] = _measure(name, entries[name], model, tokenizer, context, tell)
             del model
             _free_memory()
+    passages = view_passages(context.passages, context.readings)
     del context, teacher_model
     _free_memory()
     return Evaluation(
@@ -80,6 +94,8 @@ def evaluate_models(
         num_held_out_bytes=sum(len(text.encode("utf-8")) for text in texts),
         device=chosen,
         settings=settings,
+        document_labels=document_labels(texts, sources),
+        passages=passages,
     )
 
 
@@ -94,6 +110,9 @@ class _Context:
     settings: EvaluationSettings
     teacher: Any
     teacher_tokenizer: Any
+    passages: tuple[Passage, ...]
+    readings: dict[str, list[PassageReading | None]] = field(default_factory=dict)
+    """Filled by each model of `VIEWED`."""
     teacher_states: dict[bytes, Any] = field(default_factory=dict)
     """Filled by the first student's agreement and used by the others'."""
 
@@ -111,6 +130,8 @@ def _measure(
         batch_size=settings.batch_size,
         on_windows=lambda done, total: tell(f"{name}: bits per byte", done, total),
     )
+    if name in VIEWED:
+        context.readings[name] = _readings(name, model, tokenizer, context)
     agreement = None if name == TEACHER else _agreement(name, model, tokenizer, context, tell)
     tell(f"{name}: samples and speed", 0, 2)
     samples = continue_prompts(model, tokenizer, settings.prompts, num_new_tokens=settings.num_new_tokens)
@@ -150,7 +171,20 @@ def _result(
         agreement=agreement,
         samples=tuple(samples),
         speed=speed,
+        reliability=measured.reliability,
     )
+
+
+def _readings(name: str, model: Any, tokenizer: Any, context: _Context) -> list[PassageReading | None]:
+    """Read the passages; a model whose tokens have no known bytes is not shown with them."""
+    settings = context.settings
+    try:
+        return read_passages(
+            model, tokenizer, context.passages, max_length=settings.max_length, stride=settings.stride
+        )
+    except AlignmentError as error:
+        logging.getLogger(__name__).warning("no view of %s token by token: %s", name, error)
+        return [None] * len(context.passages)
 
 
 def _agreement(name: str, model: Any, tokenizer: Any, context: _Context, tell: Progress) -> Agreement | None:

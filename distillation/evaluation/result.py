@@ -21,8 +21,11 @@ from pydantic import BaseModel, ConfigDict
 
 from distillation.config import EvaluationSettings
 from distillation.evaluation.agreement import Agreement
+from distillation.evaluation.groups import TextGroup, group_documents
+from distillation.evaluation.reliability import Reliability
 from distillation.evaluation.samples import Sample
 from distillation.evaluation.speed import Speed
+from distillation.evaluation.token_view import PassageView
 
 TEACHER = "teacher"
 TEXT_ONLY = "text_only"
@@ -67,6 +70,8 @@ class ModelResult(BaseModel):
     """With the teacher; None for the teacher itself, or where the two cannot be aligned."""
     samples: tuple[Sample, ...]
     speed: Speed
+    reliability: Reliability | None = None
+    """Confidence and accuracy, bin by bin; None in results from before it was kept."""
 
     @property
     def bytes_per_second(self) -> float:
@@ -87,6 +92,15 @@ class Evaluation(BaseModel):
     num_held_out_bytes: int
     device: str
     settings: EvaluationSettings
+    document_labels: dict[str, tuple[str, ...]] = {}
+    """Ways to group the documents (`kind`, `script`, `source`), each with one label a document."""
+    passages: tuple[PassageView, ...] = ()
+    """Some held-out text, and what every stretch of it costs teacher and students."""
+
+    @property
+    def groups(self) -> dict[str, tuple[TextGroup, ...]]:
+        """Bits and bytes of every model by group of documents, for each way to group."""
+        return {way: group_documents(labels, self.results) for way, labels in self.document_labels.items()}
 
     @property
     def verdict(self) -> Literal["better", "worse", "equal", "unknown"]:
@@ -150,9 +164,24 @@ def flat_metrics(evaluation: Evaluation) -> dict[str, float]:
             "num_parameters": result.speed.num_parameters,
             "num_active_parameters": result.speed.num_active_parameters,
             "size_on_disk": result.speed.size_on_disk,
+            "first_token_ms": result.speed.first_token_ms,
+            "peak_memory_bytes": result.speed.peak_memory_bytes,
         }
         metrics.update({f"{name}.{measure}": value for measure, value in values.items()})
+    metrics.update(_group_metrics(evaluation))
     return {name: float(value) for name, value in metrics.items() if value is not None}
+
+
+def _group_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """Return `NAME.bits_per_byte_WAY.LABEL` by kind and script, of groups that are large enough."""
+    groups = evaluation.groups
+    return {
+        f"{name}.bits_per_byte_{way}.{group.label.replace(' ', '_')}": value
+        for way in ("kind", "script")
+        for group in groups.get(way, ())
+        if not group.is_small
+        for name, value in group.bits_per_byte.items()
+    }
 
 
 def completeness(evaluation: Evaluation) -> list[str]:

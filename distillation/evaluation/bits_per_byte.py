@@ -184,7 +184,7 @@ def _score(
     num_documents: int,
     on_windows: Callable[[int, int], None] | None,
 ) -> tuple[np.ndarray, ConfidenceTally]:
-    """Run all windows through the model; return each document's bits, float64, and the tally of confidence."""
+    """Run all windows through the model; return each document's bits and the tally of confidence."""
     import torch
 
     reader = LogitsReader(model)

@@ -74,6 +74,4 @@ class ConfidenceTally:
 
 
 def _means(sums: np.ndarray, counts: np.ndarray) -> tuple[float | None, ...]:
-    return tuple(
-        float(total / count) if count else None for total, count in zip(sums, counts, strict=True)
-    )
+    return tuple(float(total / count) if count else None for total, count in zip(sums, counts, strict=True))

@@ -58,7 +58,7 @@ def measure_speed(
 ) -> Speed:
     """Time `model` on random tokens: `batch_size` x `length` read, and `num_new_tokens` written after 8.
 
-    Memory is measured over one run of both.
+    Memory is measured over runs of both, one after the other.
     """
     import torch
 
@@ -120,7 +120,7 @@ def _read_and_write(model: Any, ids: Any, num_new_tokens: int) -> None:
 
 
 def _first_token(model: Any, input_ids: Any) -> int:
-    """Return the most likely token after `input_ids`; only the last position goes through the output layer."""
+    """Return the most likely next token; only the last position goes through the output layer."""
     parameters = inspect.signature(model.forward).parameters
     last_alone = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
     output = model(input_ids=input_ids, use_cache=True, **last_alone)

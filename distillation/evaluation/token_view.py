@@ -93,7 +93,7 @@ def choose_passages(texts: Sequence[str], num_characters: int = PASSAGE_CHARACTE
     if not places and usable:
         places = long_enough[:1] or [max(usable, key=lambda index: len(texts[index]))]
     return tuple(
-        Passage(index, text_kind(texts[index]), texts[index], min(num_characters, len(texts[index])))
+        Passage(index, text_kind(texts[index]), texts[index], _whole_lines(texts[index], num_characters))
         for index in places
     )
 
@@ -206,6 +206,13 @@ def _bits_of_stretches(reading: PassageReading, stops: np.ndarray) -> tuple[floa
     sums = np.zeros(len(stops))
     np.add.at(sums, stretch_N[is_inside], reading.bits[is_inside])
     return tuple(None if np.isnan(total) else float(total) for total in sums)
+
+
+def _whole_lines(text: str, num_characters: int) -> int:
+    """Return at most `num_characters`, less a last line that they would cut, if that leaves half of them."""
+    if len(text) <= num_characters:
+        return len(text)
+    return text.rfind("\n", num_characters // 2, num_characters) + 1 or num_characters
 
 
 def _is_normal(text: str) -> bool:

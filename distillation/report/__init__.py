@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distillation.report.audit import audit_page
     from distillation.report.card import model_card
+    from distillation.report.drawings import figure_files
     from distillation.report.histories import History, read_history
     from distillation.report.page import report_page
     from distillation.report.terminal import summary_table
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _HOME = {
     "History": "histories",
     "audit_page": "audit",
+    "figure_files": "drawings",
     "model_card": "card",
     "read_history": "histories",
     "report_page": "page",
@@ -29,6 +31,7 @@ _HOME = {
 __all__ = [
     "History",
     "audit_page",
+    "figure_files",
     "model_card",
     "read_history",
     "report_page",

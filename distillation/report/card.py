@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillation.evaluation.result import DISTILLED, Evaluation, ModelResult
+from distillation.evaluation.result import DISTILLED, TEACHER, Evaluation, ModelResult
 from distillation.report.words import (
     MISSING,
     SPACE,
     decimal,
     label,
+    milliseconds,
     percent,
     scaled,
     verdict_details,
@@ -49,6 +50,7 @@ def model_card(
         _use(),
         _provenance(settings, corpus_report, evaluation),
         _figures(evaluation),
+        _speed(evaluation),
         _samples(evaluation.results.get(DISTILLED)),
         _limits(evaluation),
         _settings(settings),
@@ -135,6 +137,23 @@ def _figures(evaluation: Evaluation) -> str:
     columns = ("Model", "Bits per byte", "Gap closed", "Top-1 agreement", "Calibration error", "Parameters")
     details = "\n".join(f"- {_plain(detail)}" for detail in verdict_details(evaluation)[1:])
     return "## How good it is\n\n" + _table(columns, rows) + ("\n\n" + details if details else "")
+
+
+def _speed(evaluation: Evaluation) -> str:
+    rows = [
+        (
+            label(name),
+            scaled(result.bytes_per_second, "B"),
+            scaled(result.speed.generated_tokens_per_second),
+            milliseconds(result.speed.first_token_ms),
+            scaled(result.speed.peak_memory_bytes, "B"),
+            scaled(result.speed.size_on_disk, "B"),
+        )
+        for name, result in evaluation.results.items()
+        if name in (DISTILLED, TEACHER)
+    ]
+    columns = ("Model", "Read a second", "Tokens written a second", "First token", "Peak memory", "Weights")
+    return f"## How fast it is\n\nOn {_cell(evaluation.device)}.\n\n" + _table(columns, rows)
 
 
 def _samples(result: ModelResult | None) -> str:

@@ -56,8 +56,8 @@ def _process_growth(run: Callable[[], Any]) -> int | None:
     if not (PROCESS / "clear_refs").exists():
         return None
     growths = []
+    gc.collect()
     for _ in range(NUM_RUNS):
-        gc.collect()
         _give_back_freed_memory()
         try:
             (PROCESS / "clear_refs").write_text("5")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from distillation.report.figures import FOREGROUND
 
 if TYPE_CHECKING:
@@ -13,34 +15,36 @@ if TYPE_CHECKING:
 INK = "#1b1f24"
 """What stands for the page's text colour."""
 DOTS_PER_INCH = 150
-TITLE_INCHES = 0.3
+TITLE_INCHES = 0.32
 INKED = ("color", "edgecolor", "facecolor", "markeredgecolor", "markerfacecolor")
 
 
 def as_png(figure: Figure, title: str) -> bytes:
     """Return `figure` under `title` as a PNG; the figure is changed, and not for further use."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.image import imsave
 
-    _add_title(figure, title)
-    FigureCanvasAgg(figure).draw()  # ticks and their labels exist only once drawn
+    # A strip of its own: in the figure it would meet the legends that stand outside the axes.
+    strip = Figure(figsize=(figure.get_figwidth(), TITLE_INCHES))
+    strip.text(0.02, 0.3, title, color=INK, fontsize=12, fontweight="bold")
+    _pixels(figure)  # ticks and their labels exist only once drawn
     for artist in figure.findobj():
         _ink(artist)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor="white", metadata={"Software": None})
+    pixels = np.vstack([_pixels(strip), _pixels(figure)])
+    imsave(buffer, pixels, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return buffer.getvalue()
 
 
-def _add_title(figure: Figure, title: str) -> None:
-    """Write `title` into a strip of its own on top, above legends that stand outside the axes too."""
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + TITLE_INCHES)
-    top = height / (height + TITLE_INCHES)
-    layout = figure.get_layout_engine()
-    if layout is not None:
-        layout.set(rect=(0, 0, 1, top))
-    for legend in figure.legends:
-        legend.set_bbox_to_anchor((0, 0, 1, top), transform=figure.transFigure)
-    figure.text(0.02, top, title, color=INK, fontsize=12, fontweight="bold", va="bottom")
+def _pixels(figure: Figure) -> np.ndarray:
+    """Return the drawn figure on white: uint8 (height, width, 4)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(DOTS_PER_INCH)
+    figure.set_facecolor("white")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
 
 
 def _ink(artist: Any) -> None:

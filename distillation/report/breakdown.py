@@ -16,7 +16,7 @@ def breakdown(evaluation: Evaluation) -> list[dict[str, Any]]:
     columns = ("Group", "Documents", "Text", "Gap closed", *(_short(name) for name in names))
     return [
         {
-            "title": WAYS.get(way, way),
+            "title": WAYS.get(way, way).capitalize(),
             "columns": columns,
             "rows": [_row(group, names) for group in groups],
             "only": groups[0].label if len(groups) == 1 else None,

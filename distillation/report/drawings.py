@@ -36,7 +36,7 @@ TERM_CURVES: dict[str, tuple[str, str, str]] = {
     "attention": ("Attention maps", "nats a group", "pooled over groups"),
 }
 """Of each term: title, unit, note; drawn where a variant has it."""
-WAYS = {"kind": "By kind of text", "script": "By script", "source": "By source"}
+WAYS = {"kind": "by kind of text", "script": "by script", "source": "by source"}
 """Ways to group documents, as they are called in front of people."""
 
 
@@ -58,9 +58,9 @@ def comparison_drawings(evaluation: Evaluation) -> list[Drawing]:
 
 def group_drawings(evaluation: Evaluation) -> list[Drawing]:
     """Return bits per byte by group, one figure for each way that has more than one group."""
-    note = "bits per byte; documents in brackets; * fewer than five"
+    note = "documents in brackets; * fewer than five"
     return [
-        Drawing(f"bits_per_byte_by_{way}", WAYS.get(way, way), note, group_figure(groups))
+        Drawing(f"bits_per_byte_by_{way}", f"Bits per byte {WAYS.get(way, way)}", note, group_figure(groups))
         for way, groups in evaluation.groups.items()
         if len(groups) > 1
     ]

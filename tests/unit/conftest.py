@@ -109,8 +109,12 @@ def make_evaluation():
             document_labels={
                 "kind": tuple("prose" if place % 4 else "code" for place in range(NUM_DOCUMENTS)),
                 "script": ("Latin",) * NUM_DOCUMENTS,
-                "source": tuple(f"folder {min(place // 16, 2)}" for place in range(NUM_DOCUMENTS - 3))
-                + ("<odd>", "<odd>", "single"),
+                "source": (
+                    *(f"folder {min(place // 16, 2)}" for place in range(37)),
+                    "<odd>",
+                    "<odd>",
+                    "one",
+                ),
             },
             passages=_passages(bits),
         )

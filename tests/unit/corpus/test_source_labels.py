@@ -27,7 +27,11 @@ def test_every_part_occurs_in_this_installation():
 
 
 def test_files_are_named_by_folder_by_name_or_by_suffix():
-    assert source_labels(["a.jsonl:0", "a.jsonl:1", "books/b.txt:0"], "file") == ["a.jsonl", "a.jsonl", "books"]
+    assert source_labels(["a.jsonl:0", "a.jsonl:1", "books/b.txt:0"], "file") == [
+        "a.jsonl",
+        "a.jsonl",
+        "books",
+    ]
     many = [f"file {place}.txt:0" for place in range(20)]
     assert set(source_labels(many, "file")) == {".txt files"}
     assert set(source_labels([*many, "books/b.txt:0"], "file")) == {".txt files", "folders"}
@@ -47,7 +51,5 @@ def test_a_corpus_labels_its_test_texts_in_their_order(tmp_path):
     corpus = load_corpus(settings, {})
     texts, sources = corpus.test_texts, corpus.test_sources
     assert len(texts) == len(sources) > 20
-    assert all(
-        source == f"{text.split()[0]}.jsonl" for text, source in zip(texts, sources, strict=True)
-    )
+    assert all(source == f"{text.split()[0]}.jsonl" for text, source in zip(texts, sources, strict=True))
     assert set(sources) == {"novels.jsonl", "letters.jsonl"}

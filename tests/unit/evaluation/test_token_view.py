@@ -137,7 +137,9 @@ def test_a_space_in_front_is_not_part_of_the_text(make_llama):
     (reading,) = read_passages(make_llama(len(letters)), tokenizer, passages, **WINDOWS)
     (view,) = view_passages(passages, {"teacher": [reading]})
     assert view.stretches == ("a", "b", " ", "c", "d")
-    assert sum(view.bits["teacher"]) == pytest.approx(reading.bits.sum())  # with what the space in front costs
+    assert sum(view.bits["teacher"]) == pytest.approx(
+        reading.bits.sum()
+    )  # with what the space in front costs
 
 
 def test_passages_are_chosen_by_kind_and_length_and_cut_at_a_line():

@@ -45,6 +45,7 @@ def evaluate_student(
         corpus.test_texts,
         settings.evaluation,
         held_out_fingerprint=corpus.report.held_out_fingerprint,
+        sources=corpus.test_sources,
         device=settings.models.device,
     )
     histories = {one.variant: read_history(one.history) for one in students if one.history is not None}

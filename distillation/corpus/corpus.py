@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distillation.corpus.contract import ContractCheck
 from distillation.corpus.documents import Document, is_validation
+from distillation.corpus.labels import source_labels
 from distillation.errors import CorpusError, one_line
 
 if TYPE_CHECKING:
@@ -91,16 +92,22 @@ class Corpus:
     @property
     def validation_texts(self) -> list[str]:
         """The held-out texts that training may look at to choose its best checkpoint."""
-        return self._held_out_part(for_training=True)
+        return self._held_out_part("text", for_training=True)
 
     @property
     def test_texts(self) -> list[str]:
         """The held-out texts that no choice was made on: what is published is measured on these."""
-        return self._held_out_part(for_training=False)
+        return self._held_out_part("text", for_training=False)
 
-    def _held_out_part(self, *, for_training: bool) -> list[str]:
-        texts = [row["text"] for row in self.held_out if is_validation(row["document_id"]) is for_training]
-        return texts or list(self.held_out["text"])  # too few documents to part them
+    @property
+    def test_sources(self) -> list[str]:
+        """Where each of `test_texts` comes from, in few words."""
+        origins = self._held_out_part("origin", for_training=False)
+        return source_labels(origins, self.report.source_kind)
+
+    def _held_out_part(self, column: str, *, for_training: bool) -> list[str]:
+        values = [row[column] for row in self.held_out if is_validation(row["document_id"]) is for_training]
+        return values or list(self.held_out[column])  # too few documents to part them
 
 
 def fingerprint_of(document_ids: Iterable[str]) -> str:

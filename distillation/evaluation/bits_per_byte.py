@@ -28,12 +28,10 @@ import numpy as np
 
 from distillation.errors import CorpusError, SettingsError
 from distillation.evaluation.logits import LogitsReader, evaluating
+from distillation.evaluation.reliability import ConfidenceTally, Reliability
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-NUM_CONFIDENCE_BINS = 15
-"""Equal-width bins of the calibration error, as in Guo et al. 2017, https://arxiv.org/abs/1706.04599."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,8 @@ class BitsPerByte:
     """Share of tokens that were the most likely one."""
     expected_calibration_error: float
     """Mean distance between the probability of the most likely token and how often it was right, 15 bins."""
+    reliability: Reliability
+    """The bins behind it."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def bits_per_byte(
 
     _check_lengths(model, max_length, stride)
     start = start_token_id(tokenizer)
-    documents = [_encode(tokenizer, text, start) for text in texts]
+    documents = [encode_document(tokenizer, text, start) for text in texts]
     windows = [
         window
         for index, document in enumerate(documents)
@@ -107,21 +107,21 @@ def bits_per_byte(
     num_bytes = sum(document.num_bytes for document in documents)
     if not windows or num_bytes == 0:
         raise CorpusError("the texts to evaluate are empty: give held-out documents with text in them")
-    tally = _Tally.empty(len(texts))
-    _score(model, windows, batch_size, tally, on_windows)
-    total_bits = float(tally.bits.sum())
+    bits, tally = _score(model, windows, batch_size, len(texts), on_windows)
+    total_bits = float(bits.sum())
     return BitsPerByte(
         bits_per_byte=total_bits / num_bytes,
         total_bits=total_bits,
         num_bytes=num_bytes,
         num_documents=len(texts),
-        num_tokens=int(tally.counts.sum()),
+        num_tokens=tally.num_tokens,
         num_unscored_bytes=sum(document.num_unscored_bytes for document in documents),
         num_unknown_tokens=sum(document.num_unknown for document in documents),
-        per_document_bits=tuple(tally.bits.tolist()),
+        per_document_bits=tuple(bits.tolist()),
         per_document_bytes=tuple(document.num_bytes for document in documents),
-        accuracy=float(tally.correct.sum() / tally.counts.sum()),
-        expected_calibration_error=tally.calibration_error(),
+        accuracy=tally.accuracy,
+        expected_calibration_error=tally.error,
+        reliability=tally.reliability,
     )
 
 
@@ -139,15 +139,20 @@ def split_into_windows(
 
 
 @dataclass(frozen=True)
-class _Document:
+class EncodedDocument:
+    """A document in a model's own tokens, as its bits per byte are measured."""
+
     ids: np.ndarray
+    """int64 (num_ids,): the start token, if there is one, and the text's tokens."""
     first_scored: int
+    """Index of the first id that something predicts."""
     num_bytes: int
     num_unscored_bytes: int
     num_unknown: int
 
 
-def _encode(tokenizer: Any, text: str, start: int | None) -> _Document:
+def encode_document(tokenizer: Any, text: str, start: int | None) -> EncodedDocument:
+    """Return `text` after the token `start`; special tokens' strings in it are spelt out."""
     encoding = tokenizer(
         text,
         add_special_tokens=False,
@@ -162,65 +167,59 @@ def _encode(tokenizer: Any, text: str, start: int | None) -> _Document:
     num_unknown = int((ids == unknown).sum()) if unknown is not None else 0
     num_bytes = len(text.encode("utf-8"))
     if start is not None:
-        return _Document(np.concatenate([[start], ids]), 1, num_bytes, 0, num_unknown)
+        return EncodedDocument(np.concatenate([[start], ids]), 1, num_bytes, 0, num_unknown)
     if not len(ids):
-        return _Document(ids, 0, 0, num_bytes, 0)
+        return EncodedDocument(ids, 0, 0, num_bytes, 0)
     # A byte-level token may end inside a character: all tokens of the first token's characters go unscored.
     ends = np.asarray([end for _, end in encoding["offset_mapping"]])
     unscored_bytes = len(text[: ends[0]].encode("utf-8"))
     first_scored = int((ends <= ends[0]).sum())
-    return _Document(ids, first_scored, num_bytes - unscored_bytes, unscored_bytes, num_unknown)
-
-
-@dataclass
-class _Tally:
-    """Float64 sums over scored tokens: bits per document, and what calibration needs per confidence bin."""
-
-    bits: np.ndarray
-    counts: np.ndarray
-    correct: np.ndarray
-    confidence: np.ndarray
-
-    @classmethod
-    def empty(cls, num_documents: int) -> _Tally:
-        return cls(np.zeros(num_documents), *(np.zeros(NUM_CONFIDENCE_BINS) for _ in range(3)))
-
-    def add(
-        self, log_probs: np.ndarray, confidences: np.ndarray, correct: np.ndarray, documents: np.ndarray
-    ) -> None:
-        np.add.at(self.bits, documents, -log_probs / math.log(2.0))
-        bins = np.clip((confidences * NUM_CONFIDENCE_BINS).astype(np.int64), 0, NUM_CONFIDENCE_BINS - 1)
-        np.add.at(self.counts, bins, 1.0)
-        np.add.at(self.correct, bins, correct)
-        np.add.at(self.confidence, bins, confidences)
-
-    def calibration_error(self) -> float:
-        return float(np.abs(self.correct - self.confidence).sum() / self.counts.sum())
+    return EncodedDocument(ids, first_scored, num_bytes - unscored_bytes, unscored_bytes, num_unknown)
 
 
 def _score(
     model: Any,
     windows: list[Window],
     batch_size: int,
-    tally: _Tally,
+    num_documents: int,
     on_windows: Callable[[int, int], None] | None,
-) -> None:
-    """Run all windows through the model and add what they score to `tally`."""
+) -> tuple[np.ndarray, ConfidenceTally]:
+    """Run all windows through the model; return each document's bits and the tally of confidence."""
     import torch
 
     reader = LogitsReader(model)
+    bits, tally = np.zeros(num_documents), ConfidenceTally()
     # Windows of like length share a batch, so that little is padded; the longest go first, so that a machine
     # with too little memory fails at once and not at the end.
     order = sorted(range(len(windows)), key=lambda index: -len(windows[index].ids))
     with torch.inference_mode(), evaluating(model):
         for begin in range(0, len(order), batch_size):
             batch = [windows[index] for index in order[begin : begin + batch_size]]
-            _score_batch(reader, batch, tally)
+            scores = score_windows(reader, batch)
+            documents = np.asarray([window.document for window in batch])[scores.windows]
+            np.add.at(bits, documents, scores.bits)
+            tally.add(scores.confidences, scores.correct)
             if on_windows is not None:
                 on_windows(min(begin + batch_size, len(order)), len(order))
+    return bits, tally
 
 
-def _score_batch(reader: LogitsReader, batch: list[Window], tally: _Tally) -> None:
+@dataclass(frozen=True)
+class Scores:
+    """The scored tokens of some windows, in the order of the windows and, in each, of the text; all (N,)."""
+
+    windows: np.ndarray
+    """int64: index of the window that scored the token."""
+    bits: np.ndarray
+    """float64: -log2 of the token's probability."""
+    confidences: np.ndarray
+    """float64: probability of the most likely token."""
+    correct: np.ndarray
+    """float64: 1 where that token is the right one."""
+
+
+def score_windows(reader: LogitsReader, batch: Sequence[Window]) -> Scores:
+    """Score the windows of one batch; call it in inference mode."""
     import torch
 
     # The last token of a window is only a target: it need not be read.
@@ -236,7 +235,6 @@ def _score_batch(reader: LogitsReader, batch: list[Window], tally: _Tally) -> No
         mask[row, :length] = 1
         is_scored[row, window.first_scored - 1 : length] = True
     rows, _ = np.nonzero(is_scored)
-    documents = np.asarray([window.document for window in batch])[rows]
     states_BTD = reader.states(torch.from_numpy(inputs), torch.from_numpy(mask))
     states_ND = states_BTD[torch.from_numpy(is_scored).to(states_BTD.device)]
     targets_N = torch.from_numpy(targets[is_scored]).to(states_ND.device)
@@ -249,7 +247,7 @@ def _score_batch(reader: LogitsReader, batch: list[Window], tally: _Tally) -> No
     log_probs, confidences, correct = (
         torch.cat(parts).cpu().double().numpy() for parts in zip(*scores, strict=True)
     )
-    tally.add(log_probs, confidences, correct, documents)
+    return Scores(rows, -log_probs / math.log(2.0), confidences, correct)
 
 
 def _score_chunk(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,7 +18,9 @@ from distillation.config import EvaluationSettings, ModelReference
 from distillation.errors import AlignmentError
 from distillation.evaluation.agreement import Agreement, measure_agreement
 from distillation.evaluation.bits_per_byte import BitsPerByte, bits_per_byte
+from distillation.evaluation.groups import document_labels
 from distillation.evaluation.result import (
+    DISTILLED,
     MODEL_NAMES,
     TEACHER,
     TEXT_ONLY,
@@ -30,9 +32,19 @@ from distillation.evaluation.result import (
 from distillation.evaluation.samples import Sample, continue_prompts
 from distillation.evaluation.speed import Speed, measure_speed
 from distillation.evaluation.tasks import PreparedTasks, TaskResult, measure_tasks, prepared_tasks
+from distillation.evaluation.token_view import (
+    Passage,
+    PassageReading,
+    PassageView,
+    choose_passages,
+    read_passages,
+    view_passages,
+)
 
 Progress = Callable[[str, int, int], None]
 """Told (what is being measured, steps done, steps in all)."""
+VIEWED = (TEACHER, DISTILLED, TEXT_ONLY)
+"""Models whose bits are kept stretch by stretch."""
 
 
 def evaluate_models(
@@ -42,6 +54,7 @@ def evaluate_models(
     settings: EvaluationSettings,
     *,
     held_out_fingerprint: str,
+    sources: Sequence[str] | None = None,
     device: str = "auto",
     show_progress: bool = True,
 ) -> Evaluation:
@@ -54,6 +67,7 @@ def evaluate_models(
         texts: held-out documents, which no model has been trained on.
         settings: windows, prompts, lengths.
         held_out_fingerprint: what `CorpusReport` calls it.
+        sources: where each text comes from, in few words (`Corpus.test_sources`), to group by.
         device: `auto` or the name of a device.
         show_progress: a progress bar on the terminal.
 
@@ -68,13 +82,14 @@ def evaluate_models(
         _progress_bar(len(entries) + 1, show_progress, has_tasks=bool(settings.tasks)) as tell,
     ):
         teacher_model, teacher_tokenizer = _load(teacher, "teacher", chosen)
-        context = _Context(texts, settings, tasks, teacher_model, teacher_tokenizer)
+        context = _Context(texts, settings, tasks, teacher_model, teacher_tokenizer, choose_passages(texts))
         results = {TEACHER: _measure(TEACHER, teacher, teacher_model, teacher_tokenizer, context, tell)}
         for name in (name for name in entries if name != TEACHER):
             model, tokenizer = _load(entries[name], "student", chosen)
             results[name] = _measure(name, entries[name], model, tokenizer, context, tell)
             del model
             _free_memory()
+    passages = view_passages(context.passages, context.readings)
     del context, teacher_model
     _free_memory()
     return Evaluation(
@@ -84,6 +99,8 @@ def evaluate_models(
         num_held_out_bytes=sum(len(text.encode("utf-8")) for text in texts),
         device=chosen,
         settings=settings,
+        document_labels=document_labels(texts, sources),
+        passages=passages,
     )
 
 
@@ -109,12 +126,41 @@ def measure_student(
         prepared_tasks(texts, settings) as tasks,
         _progress_bar(1, show_progress, has_tasks=bool(settings.tasks)) as tell,
     ):
-        context = _Context(texts, settings, tasks, *_load(teacher, "teacher", chosen))
+        context = _Context(texts, settings, tasks, *_load(teacher, "teacher", chosen), passages=())
         model, tokenizer = _load(student, "student", chosen)
         result = _measure(name, student, model, tokenizer, context, tell)
     del context, model
     _free_memory()
     return result
+
+
+def read_side_by_side(
+    students: Mapping[str, str | Path | ModelReference],
+    teacher: str | Path | ModelReference,
+    texts: Sequence[str],
+    settings: EvaluationSettings,
+    *,
+    device: str = "auto",
+) -> tuple[PassageView, ...]:
+    """Return the passages that `evaluate_models` keeps, of students that were measured one by one.
+
+    Args:
+        students: `distilled` and `text_only`; others are not viewed.
+        teacher: the model they learned from.
+        texts: held-out documents.
+        settings: windows.
+        device: `auto` or the name of a device.
+
+    Raises:
+        ModelError: a model cannot be loaded.
+    """
+    chosen = _resolve_device(device)
+    context = _Context(texts, settings, None, *_load(teacher, "teacher", chosen), choose_passages(texts))
+    models = {TEACHER: (context.teacher, context.teacher_tokenizer)}
+    for name in (TEACHER, *(name for name in students if name in VIEWED and name != TEACHER)):
+        model, tokenizer = models.get(name) or _load(students[name], "student", chosen)
+        context.readings[name] = _readings(name, model, tokenizer, context)
+    return view_passages(context.passages, context.readings)
 
 
 # ------------------------------------------------------------------------------------- one model
@@ -126,9 +172,12 @@ class _Context:
 
     texts: Sequence[str]
     settings: EvaluationSettings
-    tasks: PreparedTasks
+    tasks: PreparedTasks | None
     teacher: Any
     teacher_tokenizer: Any
+    passages: tuple[Passage, ...]
+    readings: dict[str, list[PassageReading | None]] = field(default_factory=dict)
+    """Filled by each model of `VIEWED`."""
     teacher_states: dict[bytes, Any] = field(default_factory=dict)
     """Filled by the first student's agreement and used by the others'."""
 
@@ -146,7 +195,10 @@ def _measure(
         batch_size=settings.batch_size,
         on_windows=lambda done, total: tell(f"{name}: bits per byte", done, total),
     )
+    if name in VIEWED:
+        context.readings[name] = _readings(name, model, tokenizer, context)
     agreement = None if name == TEACHER else _agreement(name, model, tokenizer, context, tell)
+    assert context.tasks is not None
     tasks = measure_tasks(
         context.tasks,
         model,
@@ -194,7 +246,20 @@ def _result(
         samples=tuple(samples),
         speed=speed,
         tasks=tuple(tasks),
+        reliability=measured.reliability,
     )
+
+
+def _readings(name: str, model: Any, tokenizer: Any, context: _Context) -> list[PassageReading | None]:
+    """Read the passages; a model whose tokens have no known bytes is not shown with them."""
+    settings = context.settings
+    try:
+        return read_passages(
+            model, tokenizer, context.passages, max_length=settings.max_length, stride=settings.stride
+        )
+    except AlignmentError as error:
+        logging.getLogger(__name__).warning("no view of %s token by token: %s", name, error)
+        return [None] * len(context.passages)
 
 
 def _agreement(name: str, model: Any, tokenizer: Any, context: _Context, tell: Progress) -> Agreement | None:

@@ -22,9 +22,12 @@ from pydantic import BaseModel, ConfigDict
 
 from distillation.config import EMBEDDED_TASKS, EvaluationSettings
 from distillation.evaluation.agreement import Agreement
+from distillation.evaluation.groups import TextGroup, group_documents
+from distillation.evaluation.reliability import Reliability
 from distillation.evaluation.samples import Sample
 from distillation.evaluation.speed import Speed
 from distillation.evaluation.tasks import TaskResult
+from distillation.evaluation.token_view import PassageView
 
 TEACHER = "teacher"
 TEXT_ONLY = "text_only"
@@ -71,6 +74,8 @@ class ModelResult(BaseModel):
     speed: Speed
     tasks: tuple[TaskResult, ...] = ()
     """Measures of the tasks of `evaluation.tasks`, in their order."""
+    reliability: Reliability | None = None
+    """Confidence and accuracy, bin by bin; None in results from before it was kept."""
 
     @property
     def bytes_per_second(self) -> float:
@@ -91,6 +96,15 @@ class Evaluation(BaseModel):
     num_held_out_bytes: int
     device: str
     settings: EvaluationSettings
+    document_labels: dict[str, tuple[str, ...]] = {}
+    """Ways to group the documents (`kind`, `script`, `source`), each with one label a document."""
+    passages: tuple[PassageView, ...] = ()
+    """Some held-out text, and what every stretch of it costs teacher and students."""
+
+    @property
+    def groups(self) -> dict[str, tuple[TextGroup, ...]]:
+        """Bits and bytes of every model by group of documents, for each way to group."""
+        return {way: group_documents(labels, self.results) for way, labels in self.document_labels.items()}
 
     @property
     def verdict(self) -> Literal["better", "worse", "equal", "unknown"]:
@@ -160,7 +174,7 @@ def flat_metrics(evaluation: Evaluation) -> dict[str, float]:
         for name, result in evaluation.results.items()
         for measure, value in model_metrics(result).items()
     }
-    return metrics | advantage(evaluation)
+    return metrics | _group_metrics(evaluation) | advantage(evaluation)
 
 
 def model_metrics(result: ModelResult) -> dict[str, float]:
@@ -179,6 +193,8 @@ def model_metrics(result: ModelResult) -> dict[str, float]:
         "num_parameters": result.speed.num_parameters,
         "num_active_parameters": result.speed.num_active_parameters,
         "size_on_disk": result.speed.size_on_disk,
+        "first_token_ms": result.speed.first_token_ms,
+        "peak_memory_bytes": result.speed.peak_memory_bytes,
     }
     values |= _task_metrics(result)
     return {measure: float(value) for measure, value in values.items() if value is not None}
@@ -221,6 +237,18 @@ def _missing_tasks(evaluation: Evaluation) -> list[str]:
     return [
         phrase for phrase, task in _skipped(evaluation).items() if task in had or task not in EMBEDDED_TASKS
     ]
+
+
+def _group_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """Return `NAME.bits_per_byte_WAY.LABEL` by kind and script, of groups that are large enough."""
+    groups = evaluation.groups
+    return {
+        f"{name}.bits_per_byte_{way}.{group.label.replace(' ', '_')}": value
+        for way in ("kind", "script")
+        for group in groups.get(way, ())
+        if not group.is_small
+        for name, value in group.bits_per_byte.items()
+    }
 
 
 def completeness(evaluation: Evaluation) -> list[str]:

@@ -1,4 +1,4 @@
-"""How fast and how large a model is: tokens a second, parameters, bytes on disk.
+"""How fast and how large a model is: tokens a second, time to the first token, memory, bytes on disk.
 
 Times are the fastest of several runs of one fixed shape after a warm-up: whatever else the machine does can
 only slow a run down.
@@ -8,6 +8,7 @@ bytes a token holds gives bytes a second.
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from distillation.evaluation.logits import evaluating
+from distillation.evaluation.memory import bytes_of_weights, peak_growth
 
 NUM_REPEATS = 8
 """Timed runs after the warm-up; the fastest counts."""
+NUM_PROMPT_TOKENS = 128
+"""Length of the prompt whose next token is waited for."""
 
 
 class Speed(BaseModel):
@@ -36,6 +40,12 @@ class Speed(BaseModel):
     """Parameters that one token passes through: of the experts only those it is routed to."""
     size_on_disk: int | None
     """Bytes of the weight files; None when the weights are not in a directory."""
+    first_token_ms: float | None = None
+    """Milliseconds from a prompt of fixed length, `NUM_PROMPT_TOKENS` at most, to its greedy next token, with
+    the key-value cache being filled; None in results from before it was measured."""
+    peak_memory_bytes: int | None = None
+    """Bytes of the weights, and by how much reading and writing the fixed shapes raises the peak of memory
+    above what was held before; None where the device does not tell."""
 
 
 def measure_speed(
@@ -46,7 +56,10 @@ def measure_speed(
     length: int = 128,
     num_new_tokens: int = 32,
 ) -> Speed:
-    """Time `model` on random tokens: `batch_size` x `length` read, and `num_new_tokens` written after 8."""
+    """Time `model` on random tokens: `batch_size` x `length` read, and `num_new_tokens` written after 8.
+
+    Memory is measured over runs of both, one after the other.
+    """
     import torch
 
     limit = getattr(model.config, "max_position_embeddings", None) or length
@@ -58,6 +71,9 @@ def measure_speed(
     with torch.inference_mode(), evaluating(model):
         forward = _least_seconds(lambda: model(input_ids=ids, use_cache=False), device)
         generation = _least_seconds(lambda: _generate(model, ids[:1, :8], num_new_tokens), device)
+        prompt = ids[:1, :NUM_PROMPT_TOKENS]
+        first_token = _least_seconds(lambda: _first_token(model, prompt), device)
+        growth = peak_growth(lambda: _read_and_write(model, ids, num_new_tokens), device)
     total, active = count_parameters(model)
     return Speed(
         forward_tokens_per_second=batch_size * length / forward,
@@ -65,6 +81,8 @@ def measure_speed(
         num_parameters=total,
         num_active_parameters=active,
         size_on_disk=size_on_disk(directory) if directory is not None else None,
+        first_token_ms=1000 * first_token,
+        peak_memory_bytes=None if growth is None else bytes_of_weights(model) + growth,
     )
 
 
@@ -94,6 +112,19 @@ def size_on_disk(directory: str | Path) -> int | None:
         if files:
             return sum(file.stat().st_size for file in files)
     return None
+
+
+def _read_and_write(model: Any, ids: Any, num_new_tokens: int) -> None:
+    model(input_ids=ids, use_cache=False)
+    _generate(model, ids[:1, :8], num_new_tokens)
+
+
+def _first_token(model: Any, input_ids: Any) -> int:
+    """Return the most likely next token; only the last position goes through the output layer."""
+    parameters = inspect.signature(model.forward).parameters
+    last_alone = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+    output = model(input_ids=input_ids, use_cache=True, **last_alone)
+    return int(output.logits[0, -1].argmax())
 
 
 def _generate(model: Any, input_ids: Any, num_new_tokens: int) -> None:

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillation.evaluation.result import DISTILLED, Evaluation, ModelResult
+from distillation.evaluation.result import DISTILLED, TEACHER, Evaluation, ModelResult
 from distillation.report.tasks import chance_of, task_cells, task_measures
 from distillation.report.words import (
     MISSING,
     SPACE,
     decimal,
     label,
+    milliseconds,
     percent,
     scaled,
     verdict_details,
@@ -52,6 +53,7 @@ def model_card(
         _use(),
         _provenance(settings, corpus_report, evaluation, origins),
         _figures(evaluation),
+        _speed(evaluation),
         _samples(evaluation.results.get(DISTILLED)),
         _limits(evaluation),
         _settings(settings),
@@ -161,6 +163,23 @@ def _tasks(evaluation: Evaluation) -> str:
         "held-out text."
     )
     return note + "\n\n" + table(columns, rows)
+
+
+def _speed(evaluation: Evaluation) -> str:
+    rows = [
+        (
+            label(name),
+            scaled(result.bytes_per_second, "B"),
+            scaled(result.speed.generated_tokens_per_second),
+            milliseconds(result.speed.first_token_ms),
+            scaled(result.speed.peak_memory_bytes, "B"),
+            scaled(result.speed.size_on_disk, "B"),
+        )
+        for name, result in evaluation.results.items()
+        if name in (DISTILLED, TEACHER)
+    ]
+    columns = ("Model", "Read a second", "Tokens written a second", "First token", "Peak memory", "Weights")
+    return f"## How fast it is\n\nOn {_cell(evaluation.device)}.\n\n" + table(columns, rows)
 
 
 def _samples(result: ModelResult | None) -> str:

@@ -34,7 +34,7 @@ COLOURS = {
 }
 OTHER_COLOURS = ("#d55e00", "#56b4e9", "#b8a800")
 DASHES = {TEXT_ONLY: (0, (5, 2)), "truncate": (0, (1.5, 1.5))}
-WIDTH = 5.2  # inches: 374 points
+WIDTH = 4.7  # inches: 338 points, so that ten points are ten pixels on a phone
 
 
 def colour_of(name: str, index: int = 0) -> str:
@@ -167,9 +167,22 @@ def paired_bar_figure(
     return figure
 
 
-def dot_figure(rows: Mapping[str, Mapping[str, float]], colours: Mapping[str, str], xlabel: str) -> Figure:
-    """Dots of several shares on one line for each name; `colours` names the series in the legend's order."""
-    figure, axes = _figure(height=1.25 + 0.36 * len(rows))
+def dot_figure(
+    rows: Mapping[str, Mapping[str, float]],
+    colours: Mapping[str, str],
+    xlabel: str,
+    *,
+    is_share: bool = True,
+    legend_columns: int | None = None,
+) -> Figure:
+    """Dots of several measures on one line for each name; `colours` names the series in the legend's order.
+
+    Shares reach from 0 to 1; other measures span what there is, as dots need no zero. `legend_columns` breaks
+    a long legend into lines.
+    """
+    columns = legend_columns or len(colours)
+    num_lines = -(-len(colours) // columns) + sum(name.count("\n") for name in rows)
+    figure, axes = _figure(height=1.05 + 0.36 * len(rows) + 0.2 * num_lines)
     for (series, colour), marker in zip(colours.items(), "osD^vP", strict=False):
         places = [row for row, shares in enumerate(rows.values()) if series in shares]
         values = [shares[series] for shares in rows.values() if series in shares]
@@ -178,12 +191,13 @@ def dot_figure(rows: Mapping[str, Mapping[str, float]], colours: Mapping[str, st
     axes.set_ylim(len(rows) - 0.5, -0.5)
     _bar_frame(axes)
     _grid(axes, "both")
-    _share_axis(axes)
-    axes.set_xlim(-0.03, 1.03)
+    if is_share:
+        _share_axis(axes)
+        axes.set_xlim(-0.03, 1.03)
     axes.set_xlabel(xlabel)
     # Over the whole figure, as long names on the left leave the axes too narrow for it.
     figure.legend(
-        frameon=False, fontsize=10, labelcolor=FOREGROUND, loc="outside upper left", ncols=len(colours),
+        frameon=False, fontsize=10, labelcolor=FOREGROUND, loc="outside upper left", ncols=columns,
         handletextpad=0.1, columnspacing=1.2,
     )  # fmt: skip
     return figure
@@ -207,6 +221,12 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
+    style_axes(axes)
+    return figure, axes
+
+
+def style_axes(axes: Axes) -> None:
+    """Draw what frames a figure in the page's text colour, large enough for a phone."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -216,7 +236,6 @@ def _figure(height: float) -> tuple[Figure, Axes]:
     for axis in (axes.xaxis, axes.yaxis):
         axis.label.set_color(FOREGROUND)
         axis.label.set_fontsize(10.5)
-    return figure, axes
 
 
 def _bars(

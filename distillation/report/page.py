@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distillation.config import DIVERGENCES
 from distillation.evaluation.result import Evaluation, ModelResult, completeness
-from distillation.report import figures as draw
 from distillation.report.audit import audit_summary
+from distillation.report.breakdown import breakdown
+from distillation.report.drawings import Drawing, comparison_drawings, group_drawings, training_drawings
 from distillation.report.facts import facts
+from distillation.report.figures import colour_of
 from distillation.report.histories import History
+from distillation.report.passages import passage_section
 from distillation.report.tasks import task_summary
 from distillation.report.templating import environment, figure_entry
 from distillation.report.words import (
@@ -24,8 +26,8 @@ from distillation.report.words import (
     SPACE,
     best_student,
     decimal,
-    divergence_title,
     label,
+    milliseconds,
     percent,
     scaled,
     verdict_details,
@@ -46,27 +48,13 @@ SPEED_COLUMNS = (
     "Read, tokens/s",
     "Read, bytes/s",
     "Written, tokens/s",
+    "First token",
+    "Peak memory",
     "Parameters",
     "Active",
     "Weights",
     "Format",
 )
-CURVES = (
-    ("held_out/bits_per_byte", "Held-out bits per byte", "bits per byte", "lower is better"),
-    ("cross_entropy", "Cross-entropy on the text", "nats a student token", "training windows"),
-)
-TERM_CURVES: dict[str, tuple[str, str, str]] = {
-    **{
-        name: (f"{divergence_title(name)} from the target", "nats a position", "each variant's own target")
-        for name in DIVERGENCES
-    },
-    "likelihood": ("Likelihood matching", "scaled nats a token", "groups between shared boundaries"),
-    "uld": ("Universal logit distillation", "summed difference", "sorted probabilities"),
-    "gold": ("GOLD", "loss a token", "matched strings and sorted rest"),
-    "hidden": ("Hidden states", "mean squared difference", "pooled over groups, standardised"),
-    "attention": ("Attention maps", "nats a group", "pooled over groups"),
-}
-"""Of each term: title, unit, note; drawn where a variant has it."""
 
 
 def report_page(
@@ -102,15 +90,22 @@ def report_page(
         rows=_rows(evaluation),
         settings=evaluation.settings,
         device=evaluation.device,
-        figures=_figures(evaluation),
+        figures=_entries(comparison_drawings(evaluation)),
         tasks=task_summary(evaluation),
-        curves=_curves(histories or {}),
+        groups=breakdown(evaluation),
+        group_figures=_entries(group_drawings(evaluation)),
+        passages=passage_section(evaluation),
+        curves=_entries(training_drawings(histories or {})),
         samples=_samples(evaluation),
         audit=audit_summary(audit) if audit is not None else None,
         probes=_probe_fragment(probes),
         corpus=_corpus(evaluation, corpus_report) if corpus_report is not None else None,
         configuration=_as_yaml(settings) if settings is not None else None,
     )  # fmt: skip
+
+
+def _entries(drawings: Sequence[Drawing]) -> list[dict[str, Any]]:
+    return [figure_entry(one.figure, one.title, one.note) for one in drawings]
 
 
 def _rows(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -144,49 +139,13 @@ def _speed(result: ModelResult) -> list[str]:
         scaled(speed.forward_tokens_per_second),
         scaled(result.bytes_per_second, "B"),
         scaled(speed.generated_tokens_per_second),
+        milliseconds(speed.first_token_ms),
+        scaled(speed.peak_memory_bytes, "B"),
         scaled(speed.num_parameters),
         scaled(speed.num_active_parameters),
         scaled(speed.size_on_disk, "B"),
         result.dtype,
     ]
-
-
-def _figures(evaluation: Evaluation) -> list[dict[str, Any]]:
-    entries = [
-        figure_entry(
-            draw.bits_per_byte_figure(evaluation), "Bits per byte", "shaded: from text alone to the teacher"
-        )
-    ]
-    agreement = {
-        name: result.agreement.top1_agreement
-        for name, result in evaluation.results.items()
-        if result.agreement is not None and result.agreement.top1_agreement is not None
-    }
-    if agreement:
-        figure = draw.bar_figure(
-            agreement,
-            [percent(share, 1) for share in agreement.values()],
-            "positions with the teacher's most likely token",
-            is_share=True,
-        )
-        entries.append(figure_entry(figure, "Top-1 agreement with the teacher", "at shared boundaries"))
-    entries.append(
-        figure_entry(draw.speed_figure(evaluation), "Speed", f"on {evaluation.device}, fixed shape")
-    )
-    entries.append(
-        figure_entry(draw.size_figure(evaluation), "Size", "experts that a token is not sent to do not count")
-    )
-    return entries
-
-
-def _curves(histories: Mapping[str, History]) -> list[dict[str, Any]]:
-    entries = []
-    terms = ((name, *shown) for name, shown in TERM_CURVES.items())
-    for metric, title, unit, note in (*CURVES, *terms):
-        figure = draw.training_figure(histories, metric, unit)
-        if figure is not None:
-            entries.append(figure_entry(figure, title, note))
-    return entries
 
 
 def _samples(evaluation: Evaluation) -> list[list[dict[str, str]]]:
@@ -196,7 +155,7 @@ def _samples(evaluation: Evaluation) -> list[list[dict[str, str]]]:
         for sample in result.samples:
             card = {
                 "label": label(name),
-                "colour": draw.colour_of(name, index),
+                "colour": colour_of(name, index),
                 "prompt": sample.prompt,
                 "continuation": sample.continuation,
             }

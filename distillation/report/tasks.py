@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from distillation.evaluation.result import Evaluation, skipped_tasks
+from distillation.report.drawings import Drawing
 from distillation.report.task_figure import share_figure
 from distillation.report.templating import figure_entry
 from distillation.report.words import MISSING, SPACE, decimal, label, percent
@@ -43,7 +45,7 @@ def task_summary(evaluation: Evaluation) -> dict[str, Any] | None:
     return {
         "columns": ("Model", *(f"{task}, {metric}" for task, metric in measures)),
         "rows": rows if measures else [],
-        "figures": list(_figures(evaluation, measures)),
+        "figures": [figure_entry(one.figure, one.title, one.note) for one in task_drawings(evaluation)],
         "skipped": skipped,
     }
 
@@ -90,7 +92,12 @@ def _error(error: float | None, factor: float, digits: int) -> str:
     return "" if error is None else f"{SPACE}±{SPACE}{factor * error:.{digits}f}"
 
 
-def _figures(evaluation: Evaluation, measures: list[Measure]) -> Iterator[dict[str, Any]]:
+def task_drawings(evaluation: Evaluation) -> list[Drawing]:
+    """Return a figure for each task, of its first measure that is a share."""
+    return list(_drawings(evaluation, task_measures(evaluation)))
+
+
+def _drawings(evaluation: Evaluation, measures: list[Measure]) -> Iterator[Drawing]:
     for task in list(dict.fromkeys(task for task, _ in measures))[:MAX_DRAWN]:
         metrics = [metric for name, metric in measures if name == task]
         chosen = next((metric for metric in DRAWN_FIRST if metric in metrics), None)
@@ -104,10 +111,11 @@ def _figures(evaluation: Evaluation, measures: list[Measure]) -> Iterator[dict[s
         }
         num_items = max(one.num_items for one in results.values())
         note = NOTES.get(task, f"share of items that are right ({chosen})")
-        yield figure_entry(
-            _figure(results, chance_of(evaluation, (task, chosen))),
+        yield Drawing(
+            f"task_{re.sub(r'[^A-Za-z0-9_-]', '_', task)}",
             f"Task {task}",
             f"{note}; {num_items:,} items, bars of one standard error",
+            _figure(results, chance_of(evaluation, (task, chosen))),
         )
 
 

@@ -60,6 +60,11 @@ def scaled(value: float | None, unit: str = "") -> str:
     return number + SPACE + unit if unit else number
 
 
+def milliseconds(value: float | None) -> str:
+    """Return a time with three significant digits and its unit."""
+    return MISSING if value is None else _three_digits(value) + SPACE + "ms"
+
+
 def _three_digits(value: float) -> str:
     if float(value).is_integer() and abs(value) < 1000:
         return f"{value:.0f}"

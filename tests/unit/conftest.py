@@ -62,8 +62,38 @@ def _result(name: str, bits: float, teacher: str = "teacher", continuation: str 
             num_parameters=4_012_000 if is_teacher else 1_480_000,
             num_active_parameters=2_900_000 if is_teacher else 1_480_000,
             size_on_disk=8_024_000 if is_teacher else 2_960_000,
+            first_token_ms=21.4 if is_teacher else 6.83,
+            peak_memory_bytes=61_950_000 if is_teacher else 22_300_000,
         ),
+        reliability=_reliability(),
     )
+
+
+def _reliability():
+    """Fifteen bins of a model that is a little too sure, the last of them empty."""
+    from distillation.evaluation import Reliability
+
+    confidence = [(place + 0.5) / 15 for place in range(14)]
+    return Reliability(
+        counts=(*(900 - 60 * place for place in range(14)), 0),
+        accuracy=(*(0.9 * value for value in confidence), None),
+        mean_confidence=(*confidence, None),
+    )
+
+
+def _passages(names):
+    """A passage of six stretches whose teacher always needs two bits."""
+    from distillation.evaluation import PassageView
+
+    stretches = ("Return", " a", " new <list>", "\n\n", "    déjà", " vu")
+    extra = {"distilled": (0.0, 0.9, 1.5, 3.0, 9.0, -1.5), "text_only": (1.0, 2.0, 4.0, 8.0, 0.5, None)}
+    bits = {"teacher": (2.0,) * 6}
+    bits |= {
+        name: tuple(None if more is None else 2.0 + more for more in extra[name])
+        for name in extra
+        if name in names
+    }
+    return (PassageView(document=4, kind="prose", stretches=stretches, bits=bits),)
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +113,17 @@ def make_evaluation():
             num_held_out_bytes=next(iter(results.values())).num_bytes,
             device="cpu",
             settings=EvaluationSettings(),
+            document_labels={
+                "kind": tuple("prose" if place % 4 else "code" for place in range(NUM_DOCUMENTS)),
+                "script": ("Latin",) * NUM_DOCUMENTS,
+                "source": (
+                    *(f"folder {min(place // 16, 2)}" for place in range(37)),
+                    "<odd>",
+                    "<odd>",
+                    "one",
+                ),
+            },
+            passages=_passages(bits),
         )
 
     return make

@@ -40,9 +40,10 @@ def test_the_verdict_comes_first(page, worse_evaluation):
 
 
 def test_every_part_is_there(page):
-    for heading in ("Summary", "Figures", "Training", "Samples", "The two tokenizers", "Corpus", "Settings"):
+    headings = ("Summary", "Figures", "By kind, script and source", "Token by token", "Training", "Samples")
+    for heading in (*headings, "The two tokenizers", "Corpus", "Settings"):
         assert f"<h2>{heading}</h2>" in page
-    assert page.count("<svg") == 4 + 3 + 6
+    assert page.count("<svg") == 5 + 2 + 3 + 6  # comparison, groups, training, tokenizers
     assert "2.117" in page
     assert "Incomplete" not in page
     assert f"forward_kl: {Settings().objective.terms.forward_kl}" in page
@@ -51,7 +52,26 @@ def test_every_part_is_there(page):
 def test_only_the_evaluation_is_needed(evaluation):
     page = report_page(evaluation)
     assert "<h2>Corpus</h2>" not in page
+    assert page.count("<svg") == 5 + 2
+
+
+def test_results_from_before_the_suite_still_have_a_page(evaluation):
+    """Reliability, groups, passages, first token and memory came later: what is not there is left out."""
+    content = evaluation.model_dump()
+    for name in ("document_labels", "passages"):
+        del content[name]
+    for result in content["results"].values():
+        del result["reliability"], result["speed"]["first_token_ms"], result["speed"]["peak_memory_bytes"]
+    page = report_page(type(evaluation).model_validate(content))
     assert page.count("<svg") == 4
+    assert "Token by token" not in page
+    assert "By kind" not in page
+
+
+def test_first_token_and_peak_memory_are_in_the_table(page):
+    row = re.search(r'<th scope="row">teacher</th><td>21\sk</td>.*?</tr>', page, re.DOTALL).group()
+    assert "21.4\u00a0ms" in row
+    assert "62.0\u00a0MB" in row
 
 
 def test_what_is_missing_is_said(make_evaluation):

@@ -1,0 +1,70 @@
+"""Memory against allocations whose size is known, and the first token against a greedy step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from distillation.evaluation import measure_speed
+from distillation.evaluation import memory as measure
+from distillation.evaluation.speed import _first_token
+
+MIB = 2**20
+needs_linux = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of a process"
+)
+
+
+@needs_linux
+def test_growth_is_what_the_work_holds_at_once():
+    def work():
+        first = torch.ones(48 * MIB // 4)
+        del first
+        torch.ones(96 * MIB // 4)
+
+    growth = measure.peak_growth(work, torch.device("cpu"))
+    assert 95 * MIB <= growth < 120 * MIB
+
+
+@needs_linux
+def test_a_second_measurement_does_not_see_the_first(tmp_path):
+    cpu = torch.device("cpu")
+    measure.peak_growth(lambda: torch.ones(64 * MIB // 4), cpu)
+    assert measure.peak_growth(lambda: None, cpu) < 8 * MIB
+
+
+@needs_linux
+def test_peak_memory_of_a_model_holds_its_weights_and_its_logits(make_llama):
+    model = make_llama(20_000)
+    logits = 8 * 128 * 20_000 * 4
+    speed = measure_speed(model, None, num_new_tokens=2)
+    weights = measure.bytes_of_weights(model)
+    assert weights + logits <= speed.peak_memory_bytes < weights + 1.5 * logits
+    assert speed.size_on_disk is None
+
+
+def test_where_nobody_tells_nothing_is_said(monkeypatch, tmp_path):
+    assert measure.peak_growth(lambda: None, torch.device("mps")) is None
+    monkeypatch.setattr(measure, "PROCESS", tmp_path)
+    assert measure.peak_growth(lambda: None, torch.device("cpu")) is None
+
+
+def test_tied_weights_count_once(tiny_teacher_dir):
+    from distillation.config import ModelReference
+    from distillation.models import load_model
+
+    model = load_model(ModelReference(path=str(tiny_teacher_dir)), "teacher", dtype="float32")
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    assert measure.bytes_of_weights(model) == 4 * model.num_parameters() + buffers
+
+
+def test_the_first_token_is_the_greedy_one_and_takes_time(llama):
+    ids = torch.arange(1, 20)[None]
+    with torch.no_grad():
+        expected = int(llama(input_ids=ids).logits[0, -1].argmax())
+        assert _first_token(llama, ids) == expected
+    speed = measure_speed(llama, None, batch_size=2, length=16, num_new_tokens=2)
+    assert 0 < speed.first_token_ms < 10_000

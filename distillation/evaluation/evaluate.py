@@ -6,19 +6,25 @@ freed before the next. Nothing is trained here, and no file is written.
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from distillation.config import EvaluationSettings, ModelReference
 from distillation.errors import AlignmentError
 from distillation.evaluation.agreement import Agreement, measure_agreement
 from distillation.evaluation.bits_per_byte import BitsPerByte, bits_per_byte
 from distillation.evaluation.groups import document_labels
+from distillation.evaluation.loading import (
+    as_reference,
+    directory_of,
+    free_memory,
+    load_for_evaluation,
+    resolve_device,
+)
 from distillation.evaluation.result import (
     DISTILLED,
     MODEL_NAMES,
@@ -76,22 +82,22 @@ def evaluate_models(
         CorpusError: the texts are empty.
         SettingsError: the window does not fit a model, or a task is unknown.
     """
-    chosen = _resolve_device(device)
+    chosen = resolve_device(device)
     with (
         prepared_tasks(texts, settings) as tasks,
         _progress_bar(len(entries) + 1, show_progress, has_tasks=bool(settings.tasks)) as tell,
     ):
-        teacher_model, teacher_tokenizer = _load(teacher, "teacher", chosen)
+        teacher_model, teacher_tokenizer = load_for_evaluation(teacher, "teacher", chosen)
         context = _Context(texts, settings, tasks, teacher_model, teacher_tokenizer, choose_passages(texts))
         results = {TEACHER: _measure(TEACHER, teacher, teacher_model, teacher_tokenizer, context, tell)}
         for name in (name for name in entries if name != TEACHER):
-            model, tokenizer = _load(entries[name], "student", chosen)
+            model, tokenizer = load_for_evaluation(entries[name], "student", chosen)
             results[name] = _measure(name, entries[name], model, tokenizer, context, tell)
             del model
-            _free_memory()
+            free_memory()
     passages = view_passages(context.passages, context.readings)
     del context, teacher_model
-    _free_memory()
+    free_memory()
     return Evaluation(
         results=with_gap_closed(results),
         held_out_fingerprint=held_out_fingerprint,
@@ -121,16 +127,18 @@ def measure_student(
         CorpusError: the texts are empty.
         SettingsError: the window does not fit a model.
     """
-    chosen = _resolve_device(device)
+    chosen = resolve_device(device)
     with (
         prepared_tasks(texts, settings) as tasks,
         _progress_bar(1, show_progress, has_tasks=bool(settings.tasks)) as tell,
     ):
-        context = _Context(texts, settings, tasks, *_load(teacher, "teacher", chosen), passages=())
-        model, tokenizer = _load(student, "student", chosen)
+        context = _Context(
+            texts, settings, tasks, *load_for_evaluation(teacher, "teacher", chosen), passages=()
+        )
+        model, tokenizer = load_for_evaluation(student, "student", chosen)
         result = _measure(name, student, model, tokenizer, context, tell)
     del context, model
-    _free_memory()
+    free_memory()
     return result
 
 
@@ -154,11 +162,13 @@ def read_side_by_side(
     Raises:
         ModelError: a model cannot be loaded.
     """
-    chosen = _resolve_device(device)
-    context = _Context(texts, settings, None, *_load(teacher, "teacher", chosen), choose_passages(texts))
+    chosen = resolve_device(device)
+    context = _Context(
+        texts, settings, None, *load_for_evaluation(teacher, "teacher", chosen), choose_passages(texts)
+    )
     models = {TEACHER: (context.teacher, context.teacher_tokenizer)}
     for name in (TEACHER, *(name for name in students if name in VIEWED and name != TEACHER)):
-        model, tokenizer = models.get(name) or _load(students[name], "student", chosen)
+        model, tokenizer = models.get(name) or load_for_evaluation(students[name], "student", chosen)
         context.readings[name] = _readings(name, model, tokenizer, context)
     return view_passages(context.passages, context.readings)
 
@@ -209,8 +219,8 @@ def _measure(
     tell(f"{name}: samples and speed", 0, 2)
     samples = continue_prompts(model, tokenizer, settings.prompts, num_new_tokens=settings.num_new_tokens)
     tell(f"{name}: samples and speed", 1, 2)
-    reference = _reference(source)
-    speed = measure_speed(model, _directory(reference, "teacher" if name == TEACHER else "student"))
+    reference = as_reference(source)
+    speed = measure_speed(model, directory_of(reference, "teacher" if name == TEACHER else "student"))
     tell(f"{name}: samples and speed", 2, 2)
     dtype = str(model.dtype).removeprefix("torch.")
     return _result(name, reference.path, dtype, measured, agreement, samples, speed, tasks)
@@ -295,47 +305,6 @@ def with_gap_closed(results: dict[str, ModelResult]) -> dict[str, ModelResult]:
         )
         for name in order
     }
-
-
-# --------------------------------------------------------------------------------------- loading
-
-
-def _reference(source: str | Path | ModelReference) -> ModelReference:
-    return source if isinstance(source, ModelReference) else ModelReference(path=str(source))
-
-
-def _directory(reference: ModelReference, role: Literal["teacher", "student"]) -> str:
-    from distillation.models import resolve_path
-
-    return resolve_path(reference, role)
-
-
-def _resolve_device(device: str) -> str:
-    from distillation.probing import choose_device
-
-    return choose_device(device)
-
-
-def _load(
-    source: str | Path | ModelReference, role: Literal["teacher", "student"], device: str
-) -> tuple[Any, Any]:
-    from distillation.models import load_model, load_tokenizer
-    from distillation.probing import choose_dtype
-
-    reference = _reference(source)
-    tokenizer = load_tokenizer(reference, role)
-    # Students differ in the third digit, and reduced precision would blur that: as in training, float32.
-    is_student = role == "student"
-    dtype = choose_dtype(reference.dtype, device, training=is_student, name=f"models.{role}.dtype")
-    return load_model(reference, role, device=device, dtype=dtype, attention=reference.attention), tokenizer
-
-
-def _free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -133,7 +133,7 @@ def bar_figure(
         _share_axis(axes)
     else:
         _count_axis(axes)
-    axes.set_xlabel(xlabel)
+    _label_below(figure, xlabel)
     return figure
 
 
@@ -154,7 +154,7 @@ def paired_bar_figure(
     axes.invert_yaxis()
     _bar_frame(axes)
     _share_axis(axes)
-    axes.set_xlabel(xlabel)
+    _label_below(figure, xlabel)
     axes.legend(
         frameon=False,
         fontsize=10,
@@ -194,8 +194,8 @@ def dot_figure(
     if is_share:
         _share_axis(axes)
         axes.set_xlim(-0.03, 1.03)
-    axes.set_xlabel(xlabel)
-    # Over the whole figure, as long names on the left leave the axes too narrow for it.
+    _label_below(figure, xlabel)
+    # Over the whole figure, as long names on the left leave the axes too narrow for them.
     figure.legend(
         frameon=False, fontsize=10, labelcolor=FOREGROUND, loc="outside upper left", ncols=columns,
         handletextpad=0.1, columnspacing=1.2,
@@ -236,6 +236,11 @@ def style_axes(axes: Axes) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.label.set_color(FOREGROUND)
         axis.label.set_fontsize(10.5)
+
+
+def _label_below(figure: Figure, text: str) -> None:
+    """Name the measure below the whole figure: long names on the left leave the axes too narrow for it."""
+    figure.supxlabel(text, color=FOREGROUND, fontsize=10.5)
 
 
 def _bars(

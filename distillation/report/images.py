@@ -32,7 +32,7 @@ def as_png(figure: Figure, title: str) -> bytes:
         _ink(artist)
     buffer = io.BytesIO()
     pixels = np.vstack([_pixels(strip), _pixels(figure)])
-    imsave(buffer, pixels, format="png", dpi=DOTS_PER_INCH, metadata={"Software": ""})
+    imsave(buffer, pixels, format="png", dpi=DOTS_PER_INCH)
     return buffer.getvalue()
 
 

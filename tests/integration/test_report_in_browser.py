@@ -31,6 +31,7 @@ window.addEventListener("load", () => {
   const box = (element) => element.getBoundingClientRect();
   const style = (element) => getComputedStyle(element);
   const isDrawn = (one) => box(one).width + box(one).height > 0;
+  const isWithin = (inner, outer) => inner.left >= outer.left - 1 && inner.right <= outer.right + 1;
   const size = (word) => {
     const turned = word.getScreenCTM();
     return parseFloat(style(word).fontSize) * Math.hypot(turned.a, turned.b);
@@ -39,6 +40,8 @@ window.addEventListener("load", () => {
     title: svg.getAttribute("aria-label"), width: box(svg).width, height: box(svg).height,
     shapes: [...svg.querySelectorAll("path, use")].filter(isDrawn).length,
     words: [...svg.querySelectorAll("text")].map(size),
+    outside: [...svg.querySelectorAll("text")].filter((word) => !isWithin(box(word), box(svg)))
+      .map((word) => word.textContent),
   }));
   const stretch = document.querySelector(".passages .tmore4:not(.dmore4)");
   const before = stretch && style(stretch).backgroundColor;
@@ -177,6 +180,7 @@ def test_every_figure_is_drawn_and_nothing_is_asked_for(page, tmp_path, width, s
         assert figure["height"] > 80, figure["title"]
         assert figure["shapes"] > 5, figure["title"]
         assert len(figure["words"]) > 3, figure["title"]
+        assert figure["outside"] == [], figure["title"]
         assert min(figure["words"]) >= 9.5, figure["title"]  # pixels of the font as it is shown
     assert found["is_dark"] is (scheme == "dark")
     assert (luminance(channels(found["page"])) < 0.1) is (scheme == "dark")

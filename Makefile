@@ -6,7 +6,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export ZENML_ANALYTICS_OPT_IN := false
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart compare promote test check format ui bench sample clean
+.PHONY: quickstart compare promote rollback test check format ui bench sample clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,9 @@ compare: .venv/ready  ## six ways of teaching x three seeds with controls and in
 promote: .venv/ready  ## make the best student of the experiment the champion, if it passes the gate
 	$(BIN)/python -m stacks.local
 	$(BIN)/zenml pipeline run pipelines.promotion.promotion_pipeline -c configs/promote.yaml -s local
+
+rollback: .venv/ready  ## give the alias champion back to the version before
+	$(BIN)/python -m pipelines.promotion -c configs/promote.yaml --rollback
 
 ui: .venv/ready  ## open MLflow on all runs
 	$(BIN)/python -m stacks.local --ui

@@ -16,6 +16,7 @@ from distillation.errors import ComparisonError
 from distillation.evaluation import Evaluation
 from distillation.probing import ModelProbe
 from materializers.student import Student
+from steps.comparison_outcome import outcome_of
 from steps.comparison_record import record_comparison
 from steps.types import Corpus
 
@@ -44,12 +45,13 @@ def compare_variants(
 
     plan = make_plan(settings)
     by_teacher = {one.results["teacher"].source: one for one in references}
-    changes = found.changes if found is not None else None
-    comparison = summarise(results, by_teacher, plan, plan.base, found=changes)
+    comparison = summarise(results, by_teacher, plan, found=found.changes if found is not None else None)
     if comparison.chosen is None:
         raise ComparisonError(f"every variant failed: {'; '.join(comparison.failures)}")
-    page = record_comparison(comparison, settings, plan, found, audit, (teacher_probe, student_probe), corpus)
+    probes = (teacher_probe, student_probe)
+    outcome = outcome_of(comparison, plan, settings, found, corpus, audit, probes)
+    record_comparison(outcome, corpus)
     chosen = chosen_student(comparison)
     job_dir = Path(chosen.job_dir)
     student = Student(job_dir / "student", "distilled", chosen.training, job_dir / "metrics.jsonl")
-    return comparison, HTMLString(page), student
+    return comparison, HTMLString(outcome.pages["report.html"]), student

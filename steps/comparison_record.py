@@ -3,148 +3,171 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.comparison_runs import student_run_spec, variant_run_spec
 from steps.load_corpus import corpus_tags
 from steps.recording import comparable_tags, pipeline_run_spec
-from tracking.registry import MISSING_TAG, MODEL_URI_TAG
-from tracking.runs import Recorder
+from tracking.lineage import dataset_records
+from tracking.names import final_name
+from tracking.registry import MISSING_TAG, MODEL_URI_TAG, STUDENT_DIGEST_TAG, TEACHER_DIGEST_TAG
+from tracking.runs import Recorder, RunSpec
 from tracking.server import resolve_tracking_uri
 
 if TYPE_CHECKING:
-    from distillation.alignment import TokenizerAudit
     from distillation.comparison import Comparison, Plan, VariantSummary
-    from distillation.comparison.search import Found
-    from distillation.config import ComparisonSettings, Settings
+    from distillation.config import Settings
     from distillation.corpus import Corpus
     from distillation.evaluation import Evaluation
-    from distillation.probing import ModelProbe
 
 
-def record_comparison(
-    comparison: Comparison,
-    settings: ComparisonSettings,
-    plan: Plan,
-    found: Found | None,
-    audit: TokenizerAudit,
-    probes: Sequence[ModelProbe],
-    corpus: Corpus,
-) -> str:
-    """Record figures, tables, pages, tags and the chosen student, end the run, and return the report.
+@dataclass(frozen=True)
+class Outcome:
+    """All that a comparison has to show."""
+
+    comparison: Comparison
+    plan: Plan
+    evaluation: Evaluation
+    """The chosen student beside the controls of its seed."""
+    trained_with: Settings
+    """All settings of the chosen student."""
+    pages: Mapping[str, str]
+    """Texts by their path."""
+    pictures: Mapping[str, bytes]
+    """Figures by their path."""
+
+
+def record_comparison(outcome: Outcome, corpus: Corpus) -> None:
+    """Record figures, tables, pages, tags and the chosen student, and end the runs.
+
+    The run of the comparison ends last: one that is FINISHED has everything, which promotion relies on.
 
     Raises:
         TrackingError: the server fails. The students are kept, and the same command records them later.
     """
-    from distillation.comparison.chosen import chosen_evaluation, chosen_settings, chosen_student
-    from distillation.evaluation import completeness
-    from distillation.report.comparison_page import comparison_figures, comparison_page, read_histories
+    from distillation.comparison.chosen import chosen_student
+    from distillation.report.comparison_words import details, sentence
 
-    changes = found.changes if found is not None else None
-    evaluation = chosen_evaluation(comparison, settings.evaluation)
-    figures = comparison_figures(comparison, read_histories(comparison), found)
-    page = comparison_page(comparison, figures, settings, chosen=evaluation, found=found)
-    recorder = Recorder(resolve_tracking_uri(settings.tracking.uri), settings.tracking.experiment)
+    tracking = outcome.plan.base.tracking
+    recorder = Recorder(resolve_tracking_uri(tracking.uri), tracking.experiment)
     spec = pipeline_run_spec()
     run_id = recorder.open(spec)
-    now = int(time.time() * 1000)
-    chosen = chosen_student(comparison)
-    trained_with = chosen_settings(comparison, plan, changes)
-    recorder.log_metrics(run_id, _figures_of(comparison, evaluation), time_ms=now)
-    for path, text in _pages(comparison, evaluation, trained_with, page, audit, probes, corpus).items():
+    time_ms = int(time.time() * 1000)
+    _record_below(recorder, spec, outcome, corpus, time_ms)
+    recorder.log_metrics(run_id, _figures_of(outcome), time_ms=time_ms)
+    recorder.log_datasets(run_id, dataset_records(corpus.report, outcome.plan.base.corpus.sources))
+    for path, text in outcome.pages.items():
         recorder.log_text(run_id, text, path)
-    tags = {
-        **corpus_tags(corpus.report),
-        **comparable_tags(trained_with),
-        "variant": chosen.variant,
-        MISSING_TAG: "; ".join(completeness(evaluation)),
-    }
-    _record_student(recorder, run_id, Path(chosen.job_dir), evaluation, spec.name, tags)
+    for path, content in outcome.pictures.items():
+        recorder.log_bytes(run_id, content, path)
+    recorder.log_table(run_id, comparison_columns(outcome.comparison.variants), "variants.json")
+    recorder.note(
+        run_id,
+        f"**{sentence(outcome.comparison)}** {' '.join(details(outcome.comparison))}\n\nUnder *Artifacts*: "
+        "`report.html` is the whole report, `variants.json` its table, `comparison/` and `figures/` its "
+        "pictures. Below this run stands one a variant, and below that one a seed, with the training curves.",
+    )
+    job_dir = Path(chosen_student(outcome.comparison).job_dir)
+    _record_student(recorder, run_id, job_dir, outcome, corpus, spec.name)
     recorder.close(run_id)
-    return page
 
 
-def _figures_of(comparison: Comparison, evaluation: Evaluation) -> dict[str, float]:
-    """Return the chosen student's figures, and what it saves over its control."""
+def _record_below(recorder: Recorder, spec: RunSpec, outcome: Outcome, corpus: Corpus, time_ms: int) -> None:
+    """Write every student's final figures into its run, the means into its variant's, and end both."""
+    from distillation.evaluation import model_metrics
+
+    means = {one.name: _means(one) for one in outcome.comparison.variants}
+    entries = {(one.variant, one.seed): one for one in outcome.plan.entries()}
+    for student in outcome.comparison.students:
+        entry = entries[student.variant, student.seed]
+        if student.result is not None:
+            own = student_run_spec(entry, spec, corpus.report, Path(student.job_dir).name)
+            figures = {final_name(name): value for name, value in model_metrics(student.result).items()}
+            recorder.log_metrics(recorder.open(own), figures, time_ms=time_ms)
+        if entry.seed == outcome.plan.seeds[-1]:
+            variant_id = recorder.open(variant_run_spec(entry, spec))
+            recorder.log_metrics(variant_id, means[entry.variant], time_ms=time_ms)
+            recorder.close(variant_id, "FINISHED" if means[entry.variant] else "FAILED")
+
+
+def _means(one: VariantSummary) -> dict[str, float]:
+    """Return the means of a variant over its seeds, with the intervals of what decides."""
+    if one.bits_per_byte is None:
+        return {}
+    figures = {final_name("bits_per_byte"): one.bits_per_byte.mean}
+    for name in ("saving", "gap_closed"):
+        value = getattr(one, name)
+        if value is not None:
+            ends = {"": value.mean, "_low": value.low, "_high": value.high}
+            figures |= {final_name(name + end): figure for end, figure in ends.items() if figure is not None}
+    return figures | {final_name(name): value.mean for name, value in one.measures.items()}
+
+
+def _figures_of(outcome: Outcome) -> dict[str, float]:
+    """Return the chosen student's figures, and what its variant saves over the control."""
     from distillation.evaluation import flat_metrics
 
-    metrics = flat_metrics(evaluation)
-    saving = comparison.variant(comparison.chosen or "").saving
-    if saving is not None:
-        metrics["distilled.advantage"] = saving.mean
-        if saving.low is not None:
-            metrics["distilled.advantage_low"] = saving.low
+    metrics = flat_metrics(outcome.evaluation)
+    saving = outcome.comparison.variant(outcome.comparison.chosen or "").saving
+    if saving is not None and saving.low is not None:
+        metrics |= {"distilled.advantage": saving.mean, "distilled.advantage_low": saving.low}
     return metrics
 
 
-def _pages(
-    comparison: Comparison,
-    evaluation: Evaluation,
-    trained_with: Settings,
-    page: str,
-    audit: TokenizerAudit,
-    probes: Sequence[ModelProbe],
-    corpus: Corpus,
-) -> dict[str, str]:
-    from distillation.report import audit_page
-
-    return {
-        "settings.json": trained_with.model_dump_json(indent=2),
-        "report.html": page,
-        "comparison.json": comparison.model_dump_json(indent=2),
-        "evaluation.json": evaluation.model_dump_json(indent=2),
-        "audit/audit.html": audit_page(audit),
-        "audit/audit.json": audit.model_dump_json(indent=2),
-        **{f"probes/{probe.role}.json": probe.model_dump_json(indent=2) for probe in probes},
-        "corpus/contract.html": corpus.contract_page,
-        "corpus/report.json": corpus.report.model_dump_json(indent=2),
-    }
-
-
 def _record_student(
-    recorder: Recorder,
-    run_id: str,
-    job_dir: Path,
-    evaluation: Evaluation,
-    name: str,
-    tags: dict[str, str],
+    recorder: Recorder, run_id: str, job_dir: Path, outcome: Outcome, corpus: Corpus, name: str
 ) -> None:
     """Log the chosen student, unless an earlier run of the same comparison has logged this very one."""
+    from distillation.evaluation import completeness
+    from distillation.models import model_digest
+    from distillation.report.comparison_words import verdict
     from tracking.students import log_student
 
     known = recorder.tags(run_id)
-    if known.get(MODEL_URI_TAG) and known.get("job") == job_dir.name:
-        recorder.set_tags(run_id, tags)
-        return
-    metadata = {"variant": "distilled", "held_out": evaluation.held_out_fingerprint, "run": name}
-    uri = log_student(recorder, run_id, job_dir / "student", metadata=metadata)
-    recorder.set_tags(run_id, {**tags, MODEL_URI_TAG: uri, "job": job_dir.name})
+    uri = known.get(MODEL_URI_TAG, "")
+    if not uri or known.get("job") != job_dir.name:
+        metadata = {"variant": "distilled", "held_out": outcome.evaluation.held_out_fingerprint, "run": name}
+        uri = log_student(recorder, run_id, job_dir / "student", metadata=metadata)
+    models = outcome.trained_with.models
+    recorder.set_tags(
+        run_id,
+        {
+            **corpus_tags(corpus.report),
+            **comparable_tags(outcome.trained_with),
+            "variant": outcome.comparison.chosen or "",
+            "job": job_dir.name,
+            "device": outcome.comparison.device,
+            "verdict": verdict(outcome.comparison),
+            MODEL_URI_TAG: uri,
+            TEACHER_DIGEST_TAG: model_digest(models.teacher, "teacher"),
+            STUDENT_DIGEST_TAG: model_digest(models.student, "student"),
+            MISSING_TAG: "; ".join(completeness(outcome.evaluation)),
+        },
+    )
 
 
-def comparison_rows(variants: Sequence[VariantSummary]) -> dict[str, list[Any]]:
+def comparison_columns(variants: Sequence[VariantSummary]) -> dict[str, list[Any]]:
     """Return the table of a comparison by column, for MLflow's own view of tables."""
     from distillation.report.comparison_words import against_control
 
-    def mean(name: str) -> list[Any]:
+    def column(name: str, end: str) -> list[Any]:
         values = [getattr(one, name) for one in variants]
-        return [None if value is None else round(value.mean, 5) for value in values]
-
-    def end(name: str, which: str) -> list[Any]:
-        values = [getattr(one, name) for one in variants]
-        found = [None if value is None else getattr(value, which) for value in values]
+        found = [None if value is None else getattr(value, end) for value in values]
         return [None if value is None else round(value, 5) for value in found]
 
     return {
         "variant": [one.name for one in variants],
         "description": [one.description for one in variants],
         "seeds": [len(one.seeds) for one in variants],
-        "bits_per_byte": mean("bits_per_byte"),
-        "saving": mean("saving"),
-        "saving_low": end("saving", "low"),
-        "saving_high": end("saving", "high"),
-        "gap_closed": mean("gap_closed"),
-        "gap_closed_low": end("gap_closed", "low"),
-        "gap_closed_high": end("gap_closed", "high"),
-        "verdict": [against_control(one) for one in variants],
+        "bits_per_byte": column("bits_per_byte", "mean"),
+        "saving": column("saving", "mean"),
+        "saving_low": column("saving", "low"),
+        "saving_high": column("saving", "high"),
+        "gap_closed": column("gap_closed", "mean"),
+        "gap_closed_low": column("gap_closed", "low"),
+        "gap_closed_high": column("gap_closed", "high"),
+        "beside_text_alone": [against_control(one) for one in variants],
     }

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from zenml import get_step_context, log_metadata
 
 from distillation.config import (
-    FOUND,
     TEXT_ALONE,
     ComparisonSettings,
     Settings,
@@ -22,9 +21,8 @@ from distillation.config import (
     parse_settings,
 )
 from distillation.errors import TrackingError, one_line
-from distillation.fingerprint import digest_of
+from steps.comparison_runs import comparison_run_spec, source_tags
 from tracking.lineage import DatasetRecord, dataset_records
-from tracking.provenance import code_tags
 from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, REUSED_ROLE, ROLE_TAG
 from tracking.runs import Recorder, RunSpec, flat_params
 from tracking.server import resolve_tracking_uri
@@ -32,7 +30,6 @@ from tracking.server import resolve_tracking_uri
 if TYPE_CHECKING:
     from zenml.models import PipelineRunResponse
 
-    from distillation.comparison import Entry
     from distillation.corpus import CorpusReport
     from tracking.forwarder import MetricsForwarder
 
@@ -51,7 +48,7 @@ def pipeline_run_spec() -> RunSpec:
         tags={
             ROLE_TAG: PIPELINE_ROLE,
             **comparable_tags(settings),
-            **_source_tags(run.pipeline.name if run.pipeline else run.name),
+            **source_tags(run.pipeline.name if run.pipeline else run.name),
             "zenml.run": run.name,
         },
         params=flat_params(settings),
@@ -62,28 +59,6 @@ def settings_of(run: PipelineRunResponse) -> Settings:
     """Return the settings that a pipeline run was started with."""
     raw = (run.config.parameters or {}).get("settings") or {}
     return parse_settings(raw, ComparisonSettings if "comparison" in raw else Settings)
-
-
-def comparison_run_spec(settings: ComparisonSettings, pipeline_run: str) -> RunSpec:
-    """Return the MLflow run of a comparison, which a repeated or resumed comparison finds again.
-
-    It is known by its settings, so that a comparison that was killed goes on in the run that it began.
-    """
-    names = ", ".join([*settings.comparison.all_variants, *([FOUND] if settings.comparison.search else [])])
-    num_seeds = len(settings.comparison.seeds)
-    return RunSpec(
-        key=f"comparison {digest_of(settings)}",
-        name=f"comparison: {names} x {num_seeds} seed{'s' if num_seeds > 1 else ''}"[:120],
-        tags={
-            ROLE_TAG: PIPELINE_ROLE,
-            "kind": "comparison",
-            "teacher": settings.models.teacher.path,
-            "student": settings.models.student.path,
-            **_source_tags("comparison_pipeline"),
-            "zenml.run": pipeline_run,
-        },
-        params=flat_params(settings),
-    )
 
 
 def student_run_spec(
@@ -99,7 +74,7 @@ def student_run_spec(
         tags={
             ROLE_TAG: "student",
             **comparable,
-            **_source_tags(f"{get_step_context().pipeline.name} {variant}"),
+            **source_tags(f"{get_step_context().pipeline.name} {variant}"),
             HELD_OUT_TAG: report.held_out_fingerprint,
             **(tags or {}),
         },
@@ -107,11 +82,6 @@ def student_run_spec(
         datasets=dataset_records(report, settings.corpus.sources),
         parent=parent,
     )
-
-
-def _source_tags(name: str) -> dict[str, str]:
-    """Return what MLflow's column `Source` shows."""
-    return {"mlflow.source.name": name, "mlflow.source.type": "LOCAL", **code_tags()}
 
 
 def describe_settings(settings: Settings) -> str:
@@ -179,37 +149,6 @@ def metrics_forwarder(
         experiment=tracking.experiment,
         run=student_run_spec(settings, variant, report, tags),
         samples_system=tracking.system_metrics,
-    )
-
-
-def student_forwarder(job_dir: Path, entry: Entry, report: CorpusReport) -> MetricsForwarder:
-    """Return the forwarder that shows the metrics of a comparison's student live, in a run of its own."""
-    from distillation.probing.device import choose_device
-    from tracking.forwarder import MetricsForwarder
-
-    parent, settings = pipeline_run_spec(), entry.settings
-    run = RunSpec(
-        key=f"{parent.key} {entry.name} {job_dir.name}",
-        name=entry.name,
-        tags={
-            **comparable_tags(settings, entry.kind),
-            **_source_tags(f"{get_step_context().pipeline.name} {entry.name}"),
-            ROLE_TAG: "student",
-            "variant": entry.variant,
-            HELD_OUT_TAG: report.held_out_fingerprint,
-            "job": job_dir.name,
-            "device": choose_device(settings.models.device),
-        },
-        params=flat_params(settings),
-        datasets=dataset_records(report, settings.corpus.sources),
-        parent=parent,
-    )
-    return MetricsForwarder(
-        job_dir,
-        uri=resolve_tracking_uri(settings.tracking.uri),
-        experiment=settings.tracking.experiment,
-        run=run,
-        samples_system=settings.tracking.system_metrics,
     )
 
 

@@ -20,8 +20,8 @@ from distillation.comparison.search import Found
 from distillation.config import EvaluationSettings
 from distillation.errors import DistillationError, JobError, one_line
 from distillation.teacher.cache import TeacherCache
+from steps.comparison_runs import student_forwarder
 from steps.console import hide_loading_bars
-from steps.recording import student_forwarder
 from steps.types import Corpus
 
 _LOG = logging.getLogger(__name__)

@@ -33,7 +33,6 @@ def summarise(
     students: Sequence[StudentResult],
     references: Mapping[str, Evaluation],
     plan: Plan,
-    settings: Settings,
     *,
     found: Changes | None = None,
 ) -> Comparison:
@@ -43,7 +42,6 @@ def summarise(
         students: in the order of the plan; those that failed too.
         references: path of a teacher -> evaluation that holds it and the untouched student.
         plan: variants, controls, and which is compared with which.
-        settings: the settings that all variants start from.
         found: changes that a search found, where there was one.
     """
     base = next(iter(references.values()))
@@ -55,7 +53,7 @@ def summarise(
     summaries = []
     for name in names:
         changes = (found or {}) if name in (FOUND, FOUND_CONTROL) else plan.changes.get(name, {})
-        used = plan.controls.get(name) or change_settings(settings, changes)
+        used = plan.controls.get(name) or change_settings(plan.base, changes)
         used = settings_for(TEXT_ONLY, used) if name == FOUND_CONTROL else used
         teacher = references[used.models.teacher.path].results[TEACHER]
         control = tables.get(plan.control_of.get(name, ""))

@@ -15,10 +15,11 @@ from distillation.report.figures import (
     DASHES,
     FOREGROUND,
     OTHER_COLOURS,
+    count_axis,
+    grid_lines,
+    label_below,
+    new_figure,
 )
-from distillation.report.figures import _count_axis as count_axis
-from distillation.report.figures import _figure as new_figure
-from distillation.report.figures import _grid as grid_lines
 from distillation.report.histories import History, curve
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def forest_figure(
     axes.margins(x=0.08)
     axes.locator_params(axis="x", nbins=6)
     grid_lines(axes, "x")
-    axes.set_xlabel(xlabel)
+    label_below(figure, xlabel)
     return figure
 
 

@@ -5,6 +5,7 @@ Below the comparison itself it shows the chosen student as the report of one dis
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,10 @@ from distillation.report.comparison_words import (
     verdict,
     with_interval,
 )
+from distillation.report.drawings import Drawing
 from distillation.report.histories import History, read_history
+from distillation.report.page import as_yaml
+from distillation.report.tasks import DRAWN_FIRST
 from distillation.report.templating import environment, figure_entry
 from distillation.report.words import MISSING, SPACE, decimal, percent, scaled
 
@@ -30,7 +34,6 @@ if TYPE_CHECKING:
     from distillation.comparison.search import Found
     from distillation.comparison.statistics import Estimate
     from distillation.config import Settings
-    from distillation.evaluation.result import Evaluation
 
 COLUMNS = ("Variant", "Bits per byte", "Gap closed", "Beside text alone", "Beside the chosen")
 MEASURE_COLUMNS = (
@@ -56,32 +59,39 @@ MEASURES = (
 VALIDATION = "held_out/bits_per_byte"
 
 
-def comparison_figures(
+def comparison_drawings(
     comparison: Comparison, histories: Mapping[str, Sequence[History]], found: Found | None = None
-) -> dict[str, tuple[Figure, str, str]]:
-    """Return the figures of a comparison: file name -> drawing, title, note."""
-    note = "dots: seeds; bars: 95 % intervals over seeds and documents"
-    drawn: dict[str, tuple[Figure | None, str, str]] = {
-        "gap_closed": (draw.gap_figure(comparison), "What the teacher's help is worth", note),
-        "bits_per_byte": (draw.bits_figure(comparison), "Bits per byte", note),
-        "validation_curves": (
-            draw.mean_curves(histories, VALIDATION, "bits per byte", draw.colours_of(comparison)),
+) -> list[Drawing]:
+    """Return the figures that set the variants side by side, of what was measured."""
+    over_both = "dots: seeds; bars: 95 % intervals over seeds and documents"
+    over_seeds = "dots: seeds; bars: 95 % intervals over seeds"
+    colours = draw.colours_of(comparison)
+    curves = draw.mean_curves(histories, VALIDATION, "bits per byte", colours)
+    drawn: list[tuple[str, str, str, Figure | None]] = [
+        ("gap_closed", "What the teacher's help is worth", over_both, draw.gap_figure(comparison)),
+        ("bits_per_byte", "Bits per byte", over_both, draw.bits_figure(comparison)),
+        (
+            "validation",
             "Validation bits per byte along training",
             "means over seeds; shaded: their range",
+            curves,
         ),
-        "cost": (draw.cost_figure(comparison), "What it costs", f"on {comparison.device}"),
-    }
-    for measure, title, unit, is_share in MEASURES:
+        ("cost", "What it costs", f"on {comparison.device}", draw.cost_figure(comparison)),
+    ]
+    for measure, title, unit, is_share in (*MEASURES, *_task_measures(comparison)):
         figure = draw.measure_figure(comparison, measure, unit, as_percent=is_share)
-        drawn[measure] = (figure, title, "dots: seeds; bars: 95 % intervals over seeds")
-    for measure in _task_measures(comparison):
-        figure = draw.measure_figure(comparison, measure, "items answered rightly (%)", as_percent=True)
-        title = f"Task {measure.removeprefix('task.').rsplit('.', 1)[0]}"
-        drawn[measure.replace(".", "_")] = (figure, title, "dots: seeds; bars: 95 % intervals over seeds")
+        drawn.append((re.sub(r"[^A-Za-z0-9_]", "_", measure), title, over_seeds, figure))
     if found is not None:
         values = [trial.validation_bits_per_byte for trial in found.trials]
-        drawn["search"] = (draw.search_figure(values), "The search", "each trial is a student")
-    return {name: (figure, *words) for name, (figure, *words) in drawn.items() if figure is not None}  # type: ignore[misc]
+        drawn.append(("search", "The search", "each trial is a student", draw.search_figure(values)))
+    return [Drawing(name, title, note, figure) for name, title, note, figure in drawn if figure is not None]
+
+
+def comparison_files(drawings: Sequence[Drawing]) -> dict[str, bytes]:
+    """Return the drawings as PNG on white by their path; they are changed, and not for further use."""
+    from distillation.report.images import as_png
+
+    return {f"comparison/{one.name}.png": as_png(one.figure, one.title) for one in drawings}
 
 
 def read_histories(comparison: Comparison) -> dict[str, list[History]]:
@@ -95,11 +105,10 @@ def read_histories(comparison: Comparison) -> dict[str, list[History]]:
 
 def comparison_page(
     comparison: Comparison,
-    figures: Mapping[str, tuple[Figure, str, str]],
+    drawings: Sequence[Drawing],
     settings: Settings,
     *,
-    chosen: Evaluation | None,
-    chosen_sections: Any = "",
+    chosen: Mapping[str, Any] | None = None,
     found: Found | None = None,
     title: str = "Student-aware distillation: comparison",
 ) -> str:
@@ -107,16 +116,16 @@ def comparison_page(
 
     Args:
         comparison: what `summarise` made of the students.
-        figures: what `comparison_figures` drew.
+        drawings: what `comparison_drawings` drew.
         settings: all settings, shown as YAML.
-        chosen: the chosen student beside the controls of its seed.
-        chosen_sections: markup with that student's own sections.
+        chosen: the `sections` of the chosen student beside the controls of its seed.
         found: what a search found.
         title: stands above the verdict and in the browser's tab.
     """
-    from distillation.report.page import _as_yaml
+    from markupsafe import Markup
 
-    return environment().get_template("comparison.html").render(
+    pages = environment()
+    return pages.get_template("comparison.html").render(
         title=title,
         nbsp=SPACE,
         verdict=verdict(comparison),
@@ -127,16 +136,15 @@ def comparison_page(
         measure_columns=MEASURE_COLUMNS,
         rows=[_row(one, comparison) for one in comparison.variants],
         references=_references(comparison),
-        figures=[figure_entry(*entry) for entry in figures.values()],
+        figures=[figure_entry(one.figure, one.title, one.note) for one in drawings],
         comparison=comparison,
         num_bytes=scaled(comparison.num_held_out_bytes, "B"),
-        chosen_name=comparison.chosen,
-        chosen_sections=chosen_sections,
+        chosen=Markup(pages.get_template("sections.html").render(chosen)) if chosen else "",
+        passages=bool(chosen and chosen["passages"]),
         trials=_trials(found),
         importances=[(name, percent(share)) for name, share in found.importances.items()] if found else [],
-        configuration=_as_yaml(settings),
-        evaluation=chosen,
-    )  # fmt: skip
+        configuration=as_yaml(settings),
+    )
 
 
 def _row(one: VariantSummary, comparison: Comparison) -> dict[str, Any]:
@@ -177,9 +185,15 @@ def _references(comparison: Comparison) -> str:
     return ", ".join(parts)
 
 
-def _task_measures(comparison: Comparison) -> list[str]:
-    names = {name for one in comparison.variants for name in one.measures}
-    return sorted(name for name in names if name.startswith("task.") and name.endswith((".acc", ".acc_norm")))
+def _task_measures(comparison: Comparison) -> list[tuple[str, str, str, bool]]:
+    """Return measure, title, unit and kind of one figure for each task."""
+    found: dict[str, str] = {}
+    for one in comparison.variants:
+        for measure in one.measures:
+            if measure.startswith("task.") and measure.rsplit(".", 1)[1] in DRAWN_FIRST:
+                found.setdefault(measure.split(".", 1)[1].rsplit(".", 1)[0], measure)
+    unit = "items that are right (%, more is better)"
+    return [(measure, f"Task {task}", unit, True) for task, measure in found.items()]
 
 
 def _trials(found: Found | None) -> list[tuple[str, str]]:

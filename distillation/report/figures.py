@@ -67,7 +67,7 @@ def bits_per_byte_figure(evaluation: Evaluation) -> Figure:
     """Bars of bits per byte, one a model, with the gap between text alone and the teacher shaded."""
     results = evaluation.results
     names = list(results)
-    figure, axes = _figure(height=0.9 + 0.42 * len(names))
+    figure, axes = new_figure(height=0.9 + 0.42 * len(names))
     values = [results[name].bits_per_byte for name in names]
     _bars(axes, names, values, [])
     for row, value in enumerate(values):  # in a column of their own, as the lines of the gap would cross them
@@ -100,7 +100,7 @@ def training_figure(histories: Mapping[str, History], metric: str, ylabel: str) 
     curves = {name: points for name, points in curves.items() if len(points[0])}
     if not curves:
         return None
-    figure, axes = _figure(height=3.1)
+    figure, axes = new_figure(height=3.1)
     for index, (name, (tokens, values)) in enumerate(curves.items()):
         marker = "o" if len(tokens) < 15 else None
         axes.plot(
@@ -109,9 +109,9 @@ def training_figure(histories: Mapping[str, History], metric: str, ylabel: str) 
         )  # fmt: skip
     axes.set_xlabel("tokens seen by the student")
     axes.set_ylabel(ylabel)
-    _count_axis(axes)
+    count_axis(axes)
     axes.set_xlim(left=0)
-    _grid(axes, "both")
+    grid_lines(axes, "both")
     legend = axes.legend(frameon=False, fontsize=10, labelcolor=FOREGROUND)
     legend.set_zorder(5)
     return figure
@@ -127,13 +127,13 @@ def bar_figure(
 ) -> Figure:
     """Horizontal bars of one measure, from 0; shares reach to 1. Without `colour` each model has its own."""
     names = list(values)
-    figure, axes = _figure(height=0.75 + 0.38 * len(names))
+    figure, axes = new_figure(height=0.75 + 0.38 * len(names))
     _bars(axes, names, list(values.values()), texts, colour)
     if is_share:
         _share_axis(axes)
     else:
-        _count_axis(axes)
-    _label_below(figure, xlabel)
+        count_axis(axes)
+    label_below(figure, xlabel)
     return figure
 
 
@@ -141,7 +141,7 @@ def paired_bar_figure(
     pairs: Mapping[str, tuple[float, float]], legend: tuple[str, str], xlabel: str
 ) -> Figure:
     """Two bars of shares for each name, the first pale and the second full; `legend` names the two."""
-    figure, axes = _figure(height=1.15 + 0.56 * len(pairs))
+    figure, axes = new_figure(height=1.15 + 0.56 * len(pairs))
     colour = COLOURS[DISTILLED]
     for index, (name, alpha) in enumerate(zip(legend, (0.4, 1.0), strict=True)):
         rows = [row + (index - 0.5) * 0.36 for row in range(len(pairs))]
@@ -152,9 +152,9 @@ def paired_bar_figure(
         )
     axes.set_yticks(range(len(pairs)), list(pairs))
     axes.invert_yaxis()
-    _bar_frame(axes)
+    bar_frame(axes)
     _share_axis(axes)
-    _label_below(figure, xlabel)
+    label_below(figure, xlabel)
     axes.legend(
         frameon=False,
         fontsize=10,
@@ -182,19 +182,19 @@ def dot_figure(
     """
     columns = legend_columns or len(colours)
     num_lines = -(-len(colours) // columns) + sum(name.count("\n") for name in rows)
-    figure, axes = _figure(height=1.05 + 0.36 * len(rows) + 0.2 * num_lines)
+    figure, axes = new_figure(height=1.05 + 0.36 * len(rows) + 0.2 * num_lines)
     for (series, colour), marker in zip(colours.items(), "osD^vP", strict=False):
         places = [row for row, shares in enumerate(rows.values()) if series in shares]
         values = [shares[series] for shares in rows.values() if series in shares]
         axes.scatter(values, places, s=46, color=colour, marker=marker, lw=0, zorder=3, label=series)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    _bar_frame(axes)
-    _grid(axes, "both")
+    bar_frame(axes)
+    grid_lines(axes, "both")
     if is_share:
         _share_axis(axes)
         axes.set_xlim(-0.03, 1.03)
-    _label_below(figure, xlabel)
+    label_below(figure, xlabel)
     # Over the whole figure, as long names on the left leave the axes too narrow for them.
     figure.legend(
         frameon=False, fontsize=10, labelcolor=FOREGROUND, loc="outside upper left", ncols=columns,
@@ -216,7 +216,8 @@ def size_figure(evaluation: Evaluation) -> Figure:
     return bar_figure(values, [scaled(v) for v in values.values()], "parameters active for a token")
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
+def new_figure(height: float) -> tuple[Figure, Axes]:
+    """Return an empty figure of the common width and `height` in inches, in the page's style."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -238,7 +239,7 @@ def style_axes(axes: Axes) -> None:
         axis.label.set_fontsize(10.5)
 
 
-def _label_below(figure: Figure, text: str) -> None:
+def label_below(figure: Figure, text: str) -> None:
     """Name the measure below the whole figure: long names on the left leave the axes too narrow for it."""
     figure.supxlabel(text, color=FOREGROUND, fontsize=10.5)
 
@@ -252,13 +253,14 @@ def _bars(
         axes.bar_label(bars, texts, padding=4, fontsize=10, color=FOREGROUND)
     axes.invert_yaxis()
     axes.set_xlim(0, max([*values, 1e-9]) * 1.17)
-    _bar_frame(axes)
+    bar_frame(axes)
 
 
-def _bar_frame(axes: Axes) -> None:
+def bar_frame(axes: Axes) -> None:
+    """Leave out what bars do not need: the left axis, and ticks beside their names."""
     axes.tick_params(axis="y", length=0, labelsize=10.5)
     axes.spines["left"].set_visible(False)
-    _grid(axes, "x")
+    grid_lines(axes, "x")
 
 
 def _share_axis(axes: Axes) -> None:
@@ -266,7 +268,7 @@ def _share_axis(axes: Axes) -> None:
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0 %", "25 %", "50 %", "75 %", "100 %"])
 
 
-def _count_axis(axes: Axes) -> None:
+def count_axis(axes: Axes) -> None:
     """Write the ticks of large counts as 500 k and 1.5 M."""
     axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter(lambda value, _: _tick(value))
@@ -279,6 +281,7 @@ def _tick(value: float) -> str:
     return f"{value:g}"
 
 
-def _grid(axes: Axes, which: Any) -> None:
+def grid_lines(axes: Axes, which: Any) -> None:
+    """Draw faint lines behind everything, along `x`, `y` or `both`."""
     axes.grid(axis=which, color=FOREGROUND, alpha=0.15, lw=0.8, zorder=0)
     axes.set_axisbelow(True)

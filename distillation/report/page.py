@@ -78,30 +78,47 @@ def report_page(
         settings: all settings of the run, shown as YAML.
         title: stands above the verdict and in the browser's tab.
     """
-    return environment().get_template("report.html").render(
-        title=title,
-        nbsp=SPACE,
-        verdict=evaluation.verdict,
-        sentence=verdict_sentence(evaluation),
-        details=verdict_details(evaluation),
-        missing=completeness(evaluation),
-        quality_columns=QUALITY_COLUMNS,
-        speed_columns=SPEED_COLUMNS,
-        rows=_rows(evaluation),
-        settings=evaluation.settings,
-        device=evaluation.device,
-        figures=_entries(comparison_drawings(evaluation)),
-        tasks=task_summary(evaluation),
-        groups=breakdown(evaluation),
-        group_figures=_entries(group_drawings(evaluation)),
-        passages=passage_section(evaluation),
-        curves=_entries(training_drawings(histories or {})),
-        samples=_samples(evaluation),
-        audit=audit_summary(audit) if audit is not None else None,
-        probes=_probe_fragment(probes),
-        corpus=_corpus(evaluation, corpus_report) if corpus_report is not None else None,
-        configuration=_as_yaml(settings) if settings is not None else None,
-    )  # fmt: skip
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            title=title,
+            verdict=evaluation.verdict,
+            sentence=verdict_sentence(evaluation),
+            details=verdict_details(evaluation),
+            missing=completeness(evaluation),
+            configuration=as_yaml(settings) if settings is not None else None,
+            **sections(evaluation, audit, probes, corpus_report, histories),
+        )
+    )
+
+
+def sections(
+    evaluation: Evaluation,
+    audit: TokenizerAudit | None = None,
+    probes: Sequence[ModelProbe] = (),
+    corpus_report: CorpusReport | None = None,
+    histories: Mapping[str, History] | None = None,
+) -> dict[str, Any]:
+    """Return what `sections.html` shows of the models of an evaluation: tables, figures, texts."""
+    return {
+        "nbsp": SPACE,
+        "quality_columns": QUALITY_COLUMNS,
+        "speed_columns": SPEED_COLUMNS,
+        "rows": _rows(evaluation),
+        "settings": evaluation.settings,
+        "device": evaluation.device,
+        "figures": _entries(comparison_drawings(evaluation)),
+        "tasks": task_summary(evaluation),
+        "groups": breakdown(evaluation),
+        "group_figures": _entries(group_drawings(evaluation)),
+        "passages": passage_section(evaluation),
+        "curves": _entries(training_drawings(histories or {})),
+        "samples": _samples(evaluation),
+        "audit": audit_summary(audit) if audit is not None else None,
+        "probes": _probe_fragment(probes),
+        "corpus": _corpus(evaluation, corpus_report) if corpus_report is not None else None,
+    }
 
 
 def _entries(drawings: Sequence[Drawing]) -> list[dict[str, Any]]:
@@ -189,7 +206,8 @@ def _corpus(evaluation: Evaluation, report: CorpusReport) -> dict[str, Any]:
     }
 
 
-def _as_yaml(settings: BaseModel) -> str:
+def as_yaml(settings: BaseModel) -> str:
+    """Return settings as the YAML that a pipeline file holds."""
     import yaml
 
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

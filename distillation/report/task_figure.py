@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from distillation.report.figures import FOREGROUND, _bar_frame, _figure, colour_of
+from distillation.report.figures import FOREGROUND, bar_frame, colour_of, new_figure
 from distillation.report.words import label
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def share_figure(
 ) -> Figure:
     """Dots of (share, standard error), one a model, with bars of one error; a line marks `chance`."""
     names = list(shares)
-    figure, axes = _figure(height=0.95 + 0.38 * len(names))
+    figure, axes = new_figure(height=0.95 + 0.38 * len(names))
     for row, (name, (share, error)) in enumerate(shares.items()):
         axes.errorbar(
             share, row, xerr=error, fmt="o", ms=7.5, color=colour_of(name, row), elinewidth=2.2, capsize=0,
@@ -39,7 +39,7 @@ def share_figure(
         )  # fmt: skip
     axes.set_yticks(range(len(names)), [label(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
-    _bar_frame(axes)
+    bar_frame(axes)
     highest = max([share + error for share, error in shares.values()] + [chance or 0.0, 0.01])
     axes.set_xlim(-0.03 * highest, min(1.03, 1.12 * highest))
     axes.locator_params(axis="x", nbins=5)

@@ -171,7 +171,7 @@ def make_comparison(
                     training={"validation_bits_per_byte": chosen_on, "training_tokens_per_second": 3000.0},
                 )
             )
-        return summarise(students, {"sample": references}, plan, plan.base)
+        return summarise(students, {"sample": references}, plan)
 
     return make
 

@@ -12,7 +12,7 @@ import pytest
 from distillation.comparison import Comparison
 from distillation.comparison.search import Found, Trial
 from distillation.config import ComparisonSettings
-from distillation.report.comparison_page import comparison_figures, comparison_page
+from distillation.report.comparison_page import comparison_drawings, comparison_page
 from distillation.report.comparison_terminal import comparison_table
 
 
@@ -39,11 +39,11 @@ def page(
     comparison: Comparison, comparison_settings: ComparisonSettings, histories: Any, found: Found
 ) -> str:
     logs = {"text_only": [histories["text_only"]] * 3, "prefix": [histories["distilled"]] * 3}
-    figures = comparison_figures(comparison, logs, found)
+    figures = comparison_drawings(comparison, logs, found)
     assert {"gap_closed", "bits_per_byte", "validation_curves", "cost", "top1_agreement", "search"} <= set(
         figures
     )
-    return comparison_page(comparison, figures, comparison_settings, chosen=None, found=found)
+    return comparison_page(comparison, figures, comparison_settings, found=found)
 
 
 def test_it_stands_alone_and_says_what_was_found(page: str) -> None:
@@ -84,7 +84,7 @@ def test_names_are_escaped(make_comparison: Callable[..., Comparison], compariso
     first, *others = comparison.variants
     evil = first.model_copy(update={"name": "<script>alert(1)</script>"})
     comparison = comparison.model_copy(update={"variants": (evil, *others)})
-    page = comparison_page(comparison, comparison_figures(comparison, {}), comparison_settings, chosen=None)
+    page = comparison_page(comparison, comparison_drawings(comparison, {}), comparison_settings)
     assert "<script>alert" not in page
 
 
@@ -92,7 +92,7 @@ def test_failures_stand_above_the_table(make_comparison: Any, comparison_setting
     from comparison_bits import BITS
 
     comparison = make_comparison({**BITS, "uld": (None, None, None)})
-    page = comparison_page(comparison, comparison_figures(comparison, {}), comparison_settings, chosen=None)
+    page = comparison_page(comparison, comparison_drawings(comparison, {}), comparison_settings)
     assert "uld seed 0: out of memory" in page
     assert page.index("Failed.") < page.index("<h2>Variants")
 

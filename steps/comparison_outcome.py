@@ -1,0 +1,80 @@
+"""All that a comparison has to show, put together once: the report, its pictures, the chosen student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steps.comparison_record import Outcome
+
+if TYPE_CHECKING:
+    from distillation.alignment import TokenizerAudit
+    from distillation.comparison import Comparison, Plan
+    from distillation.comparison.search import Found
+    from distillation.config import ComparisonSettings
+    from distillation.corpus import Corpus
+    from distillation.evaluation import Evaluation
+    from distillation.probing import ModelProbe
+
+
+def outcome_of(
+    comparison: Comparison,
+    plan: Plan,
+    settings: ComparisonSettings,
+    found: Found | None,
+    corpus: Corpus,
+    audit: TokenizerAudit,
+    probes: Sequence[ModelProbe],
+) -> Outcome:
+    """Draw, write the pages, and set the chosen student beside the controls of its seed."""
+    from distillation.comparison.chosen import chosen_settings, chosen_students
+    from distillation.report import audit_page, figure_files, read_history
+    from distillation.report.comparison_page import (
+        comparison_drawings,
+        comparison_files,
+        comparison_page,
+        read_histories,
+    )
+    from distillation.report.page import sections
+
+    evaluation = _chosen_evaluation(comparison, plan, settings, corpus)
+    logs = {
+        name: read_history(Path(one.job_dir) / "metrics.jsonl")
+        for name, one in chosen_students(comparison).items()
+    }
+    drawings = comparison_drawings(comparison, read_histories(comparison), found)
+    chosen = sections(evaluation, audit, probes, corpus.report, logs)
+    trained_with = chosen_settings(comparison, plan, found.changes if found is not None else None)
+    pages = {
+        "report.html": comparison_page(comparison, drawings, settings, chosen=chosen, found=found),
+        "settings.json": trained_with.model_dump_json(indent=2),
+        "comparison.json": comparison.model_dump_json(indent=2),
+        "evaluation.json": evaluation.model_dump_json(indent=2),
+        "audit/audit.html": audit_page(audit),
+        "audit/audit.json": audit.model_dump_json(indent=2),
+        **{f"probes/{probe.role}.json": probe.model_dump_json(indent=2) for probe in probes},
+        "corpus/contract.html": corpus.contract_page,
+        "corpus/report.json": corpus.report.model_dump_json(indent=2),
+    }
+    pictures = {**comparison_files(drawings), **figure_files(evaluation, logs)}
+    return Outcome(comparison, plan, evaluation, trained_with, pages, pictures)
+
+
+def _chosen_evaluation(
+    comparison: Comparison, plan: Plan, settings: ComparisonSettings, corpus: Corpus
+) -> Evaluation:
+    from distillation.comparison.chosen import chosen_evaluation, chosen_students
+    from distillation.evaluation import document_labels, read_side_by_side
+
+    teacher = comparison.variant(comparison.chosen or "").teacher
+    models = next(one for one in plan.teachers if one.teacher.path == teacher)
+    passages = read_side_by_side(
+        {name: Path(one.job_dir) / "student" for name, one in chosen_students(comparison).items()},
+        models.teacher,
+        corpus.test_texts,
+        settings.evaluation,
+        device=models.device,
+    )
+    labels = document_labels(corpus.test_texts, corpus.test_sources)
+    return chosen_evaluation(comparison, settings.evaluation, document_labels=labels, passages=passages)

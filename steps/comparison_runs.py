@@ -1,0 +1,105 @@
+"""The MLflow runs of a comparison: one for the whole, below it one a variant, below that one a student.
+
+All are known by the settings of the comparison, not by the pipeline run: a comparison that was killed, or is
+run again, goes on in the runs that it began.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distillation.config import FOUND, ComparisonSettings
+from distillation.fingerprint import digest_of
+from tracking.lineage import dataset_records
+from tracking.provenance import code_tags
+from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, ROLE_TAG
+from tracking.runs import RunSpec, flat_params
+
+if TYPE_CHECKING:
+    from distillation.comparison import Entry
+    from distillation.corpus import CorpusReport
+    from tracking.forwarder import MetricsForwarder
+
+PIPELINE = "comparison_pipeline"
+VARIANT_ROLE = "variant"
+MAX_NAME = 120
+
+
+def comparison_run_spec(settings: ComparisonSettings, pipeline_run: str) -> RunSpec:
+    """Return the run of a whole comparison."""
+    names = ", ".join([*settings.comparison.all_variants, *([FOUND] if settings.comparison.search else [])])
+    num_seeds = len(settings.comparison.seeds)
+    return RunSpec(
+        key=f"comparison {digest_of(settings)}",
+        name=f"comparison: {names} x {num_seeds} seed{'s' if num_seeds > 1 else ''}"[:MAX_NAME],
+        tags={
+            ROLE_TAG: PIPELINE_ROLE,
+            "kind": "comparison",
+            "teacher": settings.models.teacher.path,
+            "student": settings.models.student.path,
+            **source_tags(PIPELINE),
+            "zenml.run": pipeline_run,
+        },
+        params=flat_params(settings),
+    )
+
+
+def variant_run_spec(entry: Entry, parent: RunSpec) -> RunSpec:
+    """Return the run of a variant or control: the means of its seeds, and their runs below it."""
+    from steps.recording import comparable_tags
+
+    tags = comparable_tags(entry.settings, entry.kind)
+    del tags["seed"]
+    return RunSpec(
+        key=f"{parent.key} {entry.variant}",
+        name=entry.variant,
+        tags={**tags, **source_tags(PIPELINE), ROLE_TAG: VARIANT_ROLE, "variant": entry.variant},
+        params=flat_params(entry.settings.model_copy(update={"seed": 0})),
+        parent=parent,
+    )
+
+
+def student_run_spec(entry: Entry, parent: RunSpec, report: CorpusReport, job: str) -> RunSpec:
+    """Return the run of one student of a comparison."""
+    from distillation.probing.device import choose_device
+    from steps.recording import comparable_tags
+
+    variant = variant_run_spec(entry, parent)
+    return RunSpec(
+        key=f"{variant.key} seed {entry.seed} {job}",
+        name=entry.name,
+        tags={
+            **comparable_tags(entry.settings, entry.kind),
+            **source_tags(PIPELINE),
+            ROLE_TAG: "student",
+            "variant": entry.variant,
+            HELD_OUT_TAG: report.held_out_fingerprint,
+            "job": job,
+            "device": choose_device(entry.settings.models.device),
+        },
+        params=flat_params(entry.settings),
+        datasets=dataset_records(report, entry.settings.corpus.sources),
+        parent=variant,
+    )
+
+
+def student_forwarder(job_dir: Path, entry: Entry, report: CorpusReport) -> MetricsForwarder:
+    """Return the forwarder that shows the metrics of a comparison's student live, in a run of its own."""
+    from steps.recording import pipeline_run_spec
+    from tracking.forwarder import MetricsForwarder
+    from tracking.server import resolve_tracking_uri
+
+    tracking = entry.settings.tracking
+    return MetricsForwarder(
+        job_dir,
+        uri=resolve_tracking_uri(tracking.uri),
+        experiment=tracking.experiment,
+        run=student_run_spec(entry, pipeline_run_spec(), report, job_dir.name),
+        samples_system=tracking.system_metrics,
+    )
+
+
+def source_tags(name: str) -> dict[str, str]:
+    """Return what MLflow's column `Source` shows."""
+    return {"mlflow.source.name": name, "mlflow.source.type": "LOCAL", **code_tags()}

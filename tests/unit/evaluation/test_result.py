@@ -23,6 +23,18 @@ def test_gap_closed_by_hand(make_evaluation):
     assert flat_metrics(evaluation)["distilled.gap_closed"] == pytest.approx(0.4)
 
 
+def test_the_advantage_over_the_control_and_its_lower_end(make_evaluation):
+    better = flat_metrics(make_evaluation(text_only=2.0, distilled=1.9, teacher=1.7))
+    assert better["distilled.advantage"] == pytest.approx(0.05)
+    assert 0 < better["distilled.advantage_low"] < 0.05
+    equal = flat_metrics(make_evaluation(text_only=2.0, distilled=1.9999, teacher=1.7))
+    assert equal["distilled.advantage_low"] < 0 < equal["distilled.advantage"]
+    worse = flat_metrics(make_evaluation(text_only=2.0, distilled=2.1, teacher=1.7))
+    assert worse["distilled.advantage"] == pytest.approx(-0.05)
+    assert worse["distilled.advantage_low"] < -0.05
+    assert "distilled.advantage" not in flat_metrics(make_evaluation(distilled=1.9, teacher=1.7))
+
+
 def test_a_worse_student_is_called_worse(make_evaluation):
     evaluation = make_evaluation(untouched=2.4, text_only=2.2, truncate=2.5, distilled=2.3, teacher=1.7)
     assert evaluation.verdict == "worse"

@@ -47,3 +47,13 @@ def test_backticks_and_cells_cannot_break_out(make_evaluation, corpus_report):
     card = model_card(evaluation, Settings(), corpus_report=report)
     assert "`````text\nReturn" in card
     assert "| Corpus | a \\| b &lt;script> |" in card
+
+
+def test_origins_are_rows_and_folders_stay_private(evaluation):
+    models = {"teacher": {"path": "/home/someone/big-teacher"}}
+    settings = Settings.model_validate({"models": models, "training": {"output_dir": "/data/someone/jobs"}})
+    card = model_card(evaluation, settings, origins=[("Libraries", "torch 2.13.0 | transformers 5.23.0")])
+    assert "| Libraries | torch 2.13.0 \\| transformers 5.23.0 |" in card
+    assert "path: big-teacher" in card
+    assert "output_dir: jobs" in card
+    assert "someone" not in card

@@ -31,9 +31,9 @@ def reliability_figure(evaluation: Evaluation) -> Figure | None:
     from matplotlib.figure import Figure
 
     found = {
-        name: evaluation.results[name].reliability
+        name: bins
         for name in JUDGED
-        if name in evaluation.results and evaluation.results[name].reliability is not None
+        if name in evaluation.results and (bins := evaluation.results[name].reliability) is not None
     }
     if not found:
         return None
@@ -45,7 +45,6 @@ def reliability_figure(evaluation: Evaluation) -> Figure | None:
         axes.set_axisbelow(True)
     upper.plot([0, 1], [0, 1], color=FOREGROUND, alpha=0.6, lw=1.0, ls=(0, (4, 3)), zorder=1)
     for index, (name, bins) in enumerate(found.items()):
-        assert bins is not None
         _draw_reliability(upper, lower, name, bins, colour_of(name, index))
     ticks = [f"{share:.0%}".replace("%", " %") for share in SHARES]
     upper.set_yticks(SHARES, ticks)

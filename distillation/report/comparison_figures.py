@@ -149,7 +149,7 @@ def cost_figure(comparison: Comparison) -> Figure | None:
             cost.mean, one.bits_per_byte.mean, s=60, marker=marker, color=colours[one.name], lw=0, zorder=3,
             label=variant_label(one.name),
         )  # fmt: skip
-    axes.set_xlabel("training speed (student tokens a second, more is better)")
+    axes.set_xlabel("tokens a second in training (more is better)")
     axes.set_ylabel("bits per byte")
     count_axis(axes)
     axes.margins(0.12)

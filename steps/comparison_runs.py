@@ -1,7 +1,7 @@
 """The MLflow runs of a comparison: one for the whole, below it one a variant, below that one a student.
 
-All are known by the settings of the comparison, not by the pipeline run: a comparison that was killed, or is
-run again, goes on in the runs that it began.
+All are known by the settings of the comparison, its models and its code, not by the pipeline run: a
+comparison that was killed, or is run again, goes on in the runs that it began.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillation.config import FOUND, ComparisonSettings
-from distillation.fingerprint import digest_of
+from distillation.fingerprint import digest_of, digest_of_sources
 from tracking.lineage import dataset_records
 from tracking.provenance import code_tags
 from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, ROLE_TAG
@@ -31,7 +31,7 @@ def comparison_run_spec(settings: ComparisonSettings, pipeline_run: str) -> RunS
     names = ", ".join([*settings.comparison.all_variants, *([FOUND] if settings.comparison.search else [])])
     num_seeds = len(settings.comparison.seeds)
     return RunSpec(
-        key=f"comparison {digest_of(settings)}",
+        key=f"comparison {_identity(settings)}",
         name=f"comparison: {names} x {num_seeds} seed{'s' if num_seeds > 1 else ''}"[:MAX_NAME],
         tags={
             ROLE_TAG: PIPELINE_ROLE,
@@ -42,6 +42,19 @@ def comparison_run_spec(settings: ComparisonSettings, pipeline_run: str) -> RunS
             "zenml.run": pipeline_run,
         },
         params=flat_params(settings),
+    )
+
+
+def _identity(settings: ComparisonSettings) -> str:
+    """Return the digest of what makes a comparison another one."""
+    from distillation.comparison.student import EVALUATION_SOURCES
+    from distillation.models import model_digest
+    from distillation.training.job import TRAINING_SOURCES
+
+    models = settings.models
+    digests = [model_digest(models.teacher, "teacher"), model_digest(models.student, "student")]
+    return digest_of(
+        [settings.model_dump(mode="json"), digests, digest_of_sources(*TRAINING_SOURCES, *EVALUATION_SOURCES)]
     )
 
 

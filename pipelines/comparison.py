@@ -33,7 +33,7 @@ from steps.load_corpus import load_corpus
 from steps.measure_references import measure_references
 from steps.probe_models import probe_models
 from steps.search_settings import search_settings
-from steps.train_variant import train_variant
+from steps.train_variant import PREFIX, train_variant
 
 
 @guarded_pipeline(
@@ -75,7 +75,8 @@ def comparison_pipeline(settings: dict[str, Any]) -> None:
                 entry=entry,
                 evaluation=checked.evaluation,
                 fingerprint=tasks,
-                id=f"train {entry.number:03d} {entry.name}",  # ZenML runs what could run by name
+                # Numbered: of the steps that could run, ZenML runs the first by name.
+                id=f"{PREFIX}{entry.number:03d} {entry.name}",
             )
         )
     compare_variants(

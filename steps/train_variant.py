@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-from datetime import UTC, datetime
 from typing import Annotated
 
 from zenml import get_step_context, step
@@ -25,7 +24,9 @@ from steps.console import hide_loading_bars
 from steps.types import Corpus
 
 _LOG = logging.getLogger(__name__)
-MIN_STUDENTS = 4
+PREFIX = "train "
+"""How the names of these steps begin."""
+MIN_STUDENTS = 3
 """Fewer have not shown yet how long a student takes."""
 
 
@@ -44,7 +45,7 @@ def train_variant(
     `fingerprint` stands for the user's own tasks.
     """
     hide_loading_bars(entry.settings.models)
-    print(f"Student {entry.number} of {entry.total}: {entry.name}{_time_left(entry)}")
+    print(_progress(entry))
     try:
         entry = entry.with_found(found.changes if found else None)
         return _train(corpus, aligner, cache, entry, evaluation, fingerprint)
@@ -55,14 +56,17 @@ def train_variant(
         return StudentResult(variant=entry.variant, seed=entry.seed, kind=entry.kind, failure=failure)
 
 
-def _time_left(entry: Entry) -> str:
-    """Return what the students before this one let expect of those to come."""
-    started = get_step_context().pipeline_run.start_time
-    if started is None or entry.number < MIN_STUDENTS:
-        return ""
-    elapsed = datetime.now(UTC) - (started if started.tzinfo else started.replace(tzinfo=UTC))
-    minutes = elapsed.total_seconds() / 60 * (entry.total - entry.number + 1) / (entry.number - 1)
-    return f"; about {max(1, round(minutes))} min to go"
+def _progress(entry: Entry) -> str:
+    """Return which student this is, and what those before it let expect of those to come."""
+    from zenml.client import Client
+
+    run = Client().get_pipeline_run(get_step_context().pipeline_run.id)
+    ended = [step.end_time for name, step in run.steps.items() if name.startswith(PREFIX) and step.end_time]
+    place = f"Student {len(ended) + 1} of {entry.total}: {entry.name}"
+    if len(ended) < MIN_STUDENTS or run.start_time is None:
+        return place
+    minutes = (max(ended) - run.start_time).total_seconds() / 60 * (entry.total / len(ended) - 1)
+    return f"{place}; about {max(1, round(minutes))} min to go"
 
 
 def _train(

@@ -105,7 +105,9 @@ def main(arguments: list[str] | None = None) -> int:
     except DistillationError as error:
         print(f"Error: {one_line(error)}", file=sys.stderr)
         return 1
-    print(f"MLflow on http://{options.host}:{options.port} shows {uri}", flush=True)
+    # The plain address opens MLflow's view of prompts and traces.
+    page = f"http://{options.host}:{options.port}/#/experiments?workflowType=machine_learning"
+    print(f"MLflow on {page} shows {uri}", flush=True)
     place = ["--backend-store-uri", uri, "--host", options.host, "--port", str(options.port)]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *place])
     return 0

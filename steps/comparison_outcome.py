@@ -43,7 +43,8 @@ def outcome_of(
         name: read_history(Path(one.job_dir) / "metrics.jsonl")
         for name, one in chosen_students(comparison).items()
     }
-    drawings = comparison_drawings(comparison, read_histories(comparison), found)
+    histories = read_histories(comparison)
+    drawings = comparison_drawings(comparison, histories, found)
     chosen = sections(evaluation, audit, probes, corpus.report, logs)
     trained_with = chosen_settings(comparison, plan, found.changes if found is not None else None)
     pages = {
@@ -58,7 +59,7 @@ def outcome_of(
         "corpus/report.json": corpus.report.model_dump_json(indent=2),
     }
     pictures = {**comparison_files(drawings), **figure_files(evaluation, logs)}
-    return Outcome(comparison, plan, evaluation, trained_with, pages, pictures)
+    return Outcome(comparison, plan, evaluation, trained_with, histories, pages, pictures)
 
 
 def _chosen_evaluation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,16 +13,22 @@ from steps.comparison_runs import student_run_spec, variant_run_spec
 from steps.load_corpus import corpus_tags
 from steps.recording import comparable_tags, pipeline_run_spec
 from tracking.lineage import dataset_records
-from tracking.names import final_name
+from tracking.names import final_name, shown_name
 from tracking.registry import MISSING_TAG, MODEL_URI_TAG, STUDENT_DIGEST_TAG, TEACHER_DIGEST_TAG
 from tracking.runs import Recorder, RunSpec
 from tracking.server import resolve_tracking_uri
 
+CURVES = ("held_out/bits_per_byte", "cross_entropy")
+"""Metrics of the training whose mean over seeds a variant's run shows."""
+
 if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
     from distillation.comparison import Comparison, Plan, VariantSummary
     from distillation.config import Settings
     from distillation.corpus import Corpus
     from distillation.evaluation import Evaluation
+    from distillation.report import History
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,8 @@ class Outcome:
     """The chosen student beside the controls of its seed."""
     trained_with: Settings
     """All settings of the chosen student."""
+    histories: Mapping[str, Sequence[History]]
+    """Training logs by variant, seed by seed."""
     pages: Mapping[str, str]
     """Texts by their path."""
     pictures: Mapping[str, bytes]
@@ -90,7 +99,31 @@ def _record_below(recorder: Recorder, spec: RunSpec, outcome: Outcome, corpus: C
         if entry.seed == outcome.plan.seeds[-1]:
             variant_id = recorder.open(variant_run_spec(entry, spec))
             recorder.log_metrics(variant_id, means[entry.variant], time_ms=time_ms)
+            logs = outcome.histories.get(entry.variant, ())
+            for metric in CURVES:
+                recorder.log_entries(variant_id, mean_curve(logs, metric))
             recorder.close(variant_id, "FINISHED" if means[entry.variant] else "FAILED")
+
+
+def mean_curve(histories: Sequence[History], metric: str) -> list[Metric]:
+    """Return the mean over seeds of a metric of the training, at the steps that all seeds have.
+
+    Its x-axis is the mean of the tokens seen; windows of a step hold a few more with one seed than another.
+    """
+    from mlflow.entities import Metric
+
+    found: dict[int, list[tuple[float, float, float]]] = {}
+    for history in histories:
+        for line in history:
+            if math.isfinite(line["metrics"].get(metric, math.nan)):
+                point = (line["tokens"], line["metrics"][metric], line["time"])
+                found.setdefault(line["step"], []).append(point)
+    curve = []
+    for points in (found[step] for step in sorted(found)):
+        if len(points) == len(histories):
+            tokens, value, seconds = (sum(column) / len(points) for column in zip(*points, strict=True))
+            curve.append(Metric(shown_name(metric), value, int(1000 * seconds), round(tokens)))
+    return curve
 
 
 def _means(one: VariantSummary) -> dict[str, float]:

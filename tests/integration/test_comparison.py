@@ -157,7 +157,22 @@ def test_mlflow_has_one_run_with_everything_below_it(second_run: Any, workplace:
         parent.data.metrics
     )
     files = {file.path for file in recorder.client.list_artifacts(parent.info.run_id)}
-    assert {"report.html", "comparison.json", "evaluation.json", "settings.json"} <= files
+    assert {
+        "report.html",
+        "comparison.json",
+        "variants.json",
+        "evaluation.json",
+        "settings.json",
+        "comparison",
+    } <= files
+    variants = {run.data.tags["variant"]: run for run in runs if run.data.tags.get("role") == "variant"}
+    assert set(variants) == {"text_only", "text_only of broken", "cached", "broken", "found"}
+    for name, run in variants.items():
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.info.status == ("FAILED" if "broken" in name else "FINISHED")
+        expected = {"test/bits_per_byte", "held_out/bits_per_byte", "train/cross_entropy"}
+        assert (expected <= set(run.data.metrics)) == ("broken" not in name)
+    assert "test/saving_low" in variants["found"].data.metrics
     students = [run for run in runs if run.data.tags.get("role") == "student"]
     named = {(run.data.tags["variant"], run.data.tags["seed"]) for run in students}
     assert {("cached", "0"), ("cached", "1"), ("found", "0"), ("text_only", "1")} <= named

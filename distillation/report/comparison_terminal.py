@@ -13,7 +13,11 @@ from distillation.report.comparison_words import (
     verdict,
     with_interval,
 )
-from distillation.report.words import MISSING, SPACE, decimal, scaled
+from distillation.report.words import MISSING, SPACE, decimal
+
+COLUMNS = ("bits/byte", "gap closed", "text alone", "chosen")
+"""After the name: two figures, and how the variant stands beside text alone and beside the chosen one."""
+LEVEL = "level"
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,8 +36,8 @@ def comparison_table(comparison: Comparison) -> Table:
         caption=(
             f"seeds {', '.join(map(str, comparison.seeds))}; {comparison.num_held_out_documents:,} held-out "
             f"documents; teacher {decimal(teacher.bits_per_byte)}, untouched student "
-            f"{decimal(comparison.untouched.bits_per_byte)} bits/byte; less is better; "
-            "(95 % interval)"
+            f"{decimal(comparison.untouched.bits_per_byte)} bits/byte; in brackets 95 % intervals; "
+            f"{LEVEL}: no measurable difference"
         ),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -41,22 +45,23 @@ def comparison_table(comparison: Comparison) -> Table:
         caption_justify="left",
     )
     table.add_column("variant", no_wrap=True)
-    table.add_column("bits/byte", justify="right", no_wrap=True)
-    table.add_column("gap closed", justify="right", no_wrap=True)
-    table.add_column("tok/s", justify="right", no_wrap=True)
-    table.add_column("beside text alone")
-    table.add_column("beside the chosen")
+    for column in COLUMNS:
+        table.add_column(column, justify="right", no_wrap=True)
     for one in comparison.variants:
-        bits, speed = one.bits_per_byte, one.measures.get("training_tokens_per_second")
+        bits = one.bits_per_byte
         cells = (
             variant_label(one.name),
             decimal(bits.mean if bits else None),
             with_interval(one.gap_closed),
-            scaled(speed.mean if speed else None),
-            against_control(one),
-            MISSING if one.is_control else against_best(one, comparison.chosen),
+            _short(against_control(one)),
+            MISSING if one.is_control else _short(against_best(one, comparison.chosen)),
         )
         row_style = "bold green" if one.name == comparison.chosen else "dim" if one.is_control else ""
         # Text, not markup: a name with square brackets is shown as it is.
         table.add_row(*(Text(cell.replace(SPACE, " ")) for cell in cells), style=row_style)
     return table
+
+
+def _short(words: str) -> str:
+    """Return a verdict in one word: the table has to fit 80 columns."""
+    return {"no measurable difference": LEVEL, "the control": MISSING}.get(words, words)

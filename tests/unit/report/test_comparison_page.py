@@ -100,7 +100,7 @@ def test_failures_stand_above_the_table(make_comparison: Any, comparison_setting
 def test_the_terminal_shows_a_row_for_each_variant(comparison: Comparison) -> None:
     from rich.console import Console
 
-    console = Console(width=120, record=True, file=io.StringIO())
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(comparison_table(comparison))
     text = console.export_text()
     for words in (
@@ -112,4 +112,4 @@ def test_the_terminal_shows_a_row_for_each_variant(comparison: Comparison) -> No
         "chosen",
     ):
         assert words in text
-    assert max(map(len, text.splitlines())) <= 120
+    assert max(map(len, text.splitlines())) <= 80

@@ -11,7 +11,7 @@ import numpy as np
 from distillation.comparison.plan import FOUND_CONTROL, TEXT_ONLY, Plan, settings_for
 from distillation.comparison.result import Comparison, StudentResult, VariantSummary
 from distillation.comparison.statistics import Estimate, document_draws, estimate
-from distillation.config import FOUND, Changes, Settings, change_settings
+from distillation.config import DIVERGENCES, FOUND, Changes, Settings, change_settings
 from distillation.evaluation.result import TEACHER, Evaluation, ModelResult
 
 VALIDATION_BITS = "validation_bits_per_byte"
@@ -193,7 +193,9 @@ def describe(settings: Settings) -> str:
     """Return aligner, objective and what else matters in words."""
     if not settings.objective.uses_teacher:
         return "text alone"
-    parts = [settings.alignment.name, settings.objective.terms.description]
+    terms = settings.objective.terms
+    has_targets = bool(terms.active.keys() & set(DIVERGENCES))  # other terms read no aligner's targets
+    parts = [*([settings.alignment.name] if has_targets else []), terms.description]
     if settings.objective.temperature != 1:
         parts.append(f"temperature {settings.objective.temperature:g}")
     if settings.cache is not None:

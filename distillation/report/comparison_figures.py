@@ -25,7 +25,8 @@ from distillation.report.histories import History, curve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-VARIANT_COLOURS = ("#2a8bd0", "#d55e00", "#009e73", "#cc79a7", "#b8a800", "#56b4e9", "#8c6bb1", "#a6761d")
+VARIANT_COLOURS = ("#2a8bd0", "#d55e00", "#00a087", "#8c6bb1", "#b8a800", "#56b4e9", "#a6761d", "#e7298a")
+"""Others than those of the controls and the teacher."""
 VARIANT_DASHES = ("-", (0, (6, 2)), (0, (2, 1.2)), (0, (6, 2, 1.5, 2)))
 NUM_GRID = 60
 """Points of a mean curve."""
@@ -110,7 +111,7 @@ def mean_curves(
     histories: Mapping[str, Sequence[History]], metric: str, ylabel: str, colours: Mapping[str, str]
 ) -> Figure | None:
     """Curves over the tokens seen: the mean over seeds, with the range of the seeds shaded."""
-    figure, axes = new_figure(height=3.4)
+    figure, axes = new_figure(height=3.9)
     is_empty = True
     for index, (name, seeds) in enumerate(histories.items()):
         curves = [points for points in (curve(history, metric) for history in seeds) if len(points[0]) > 1]
@@ -130,7 +131,7 @@ def mean_curves(
     count_axis(axes)
     axes.set_xlim(left=0)
     grid_lines(axes, "both")
-    axes.legend(frameon=False, fontsize=9.5, labelcolor=FOREGROUND)
+    _legend_above(figure)
     return figure
 
 
@@ -155,10 +156,7 @@ def cost_figure(comparison: Comparison) -> Figure | None:
     axes.margins(0.12)
     axes.set_xlim(left=0)
     grid_lines(axes, "both")
-    figure.legend(
-        frameon=False, fontsize=9.5, labelcolor=FOREGROUND, loc="outside upper left", ncols=2,
-        handletextpad=0.1, columnspacing=1.2,
-    )  # fmt: skip
+    _legend_above(figure)
     return figure
 
 
@@ -182,6 +180,14 @@ def search_figure(values: Sequence[float | None]) -> Figure:
     grid_lines(axes, "both")
     axes.legend(frameon=False, fontsize=10, labelcolor=FOREGROUND)
     return figure
+
+
+def _legend_above(figure: Figure) -> None:
+    """Name the variants above the axes, where no curve is."""
+    figure.legend(
+        frameon=False, fontsize=9.5, labelcolor=FOREGROUND, loc="outside upper left", ncols=2,
+        columnspacing=1.2,
+    )  # fmt: skip
 
 
 def _cost(one: VariantSummary) -> Estimate | None:

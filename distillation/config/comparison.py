@@ -145,11 +145,11 @@ class ComparisonPlan(Section):
     def all_variants(self) -> dict[str, Changes]:
         """Named variants and those of the grid, which are named by their values."""
         found = {one.name: one.changes for one in self.variants}
-        if self.grid:
-            for values in itertools.product(*self.grid.values()):
-                changes = dict(zip(self.grid, values, strict=True))
-                name = " ".join(f"{key.rsplit('.', 1)[-1]} {_short(value)}" for key, value in changes.items())
-                found[name] = changes
+        names = sorted(self.grid)  # however the mapping was stored, a combination keeps its name
+        for values in itertools.product(*(self.grid[name] for name in names)) if names else ():
+            changes = dict(zip(names, values, strict=True))
+            words = " ".join(f"{name.rsplit('.', 1)[-1]} {_short(value)}" for name, value in changes.items())
+            found[words if words not in found else f"{words} {len(found) + 1}"] = changes
         return found
 
 
@@ -206,6 +206,6 @@ def _check_names(where: str, changes: Changes) -> None:
 def _short(value: Any) -> str:
     """Return a value of the grid as part of a name."""
     if isinstance(value, dict):
-        return " ".join(f"{weight:g} {term}" for term, weight in value.items())
+        return " ".join(f"{_short(inner)} {name}" for name, inner in value.items())
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-")

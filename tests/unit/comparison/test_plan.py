@@ -112,6 +112,20 @@ def test_a_grid_is_every_combination() -> None:
     ]
 
 
+def test_a_grid_of_teachers_has_names_and_repeats_keep_apart() -> None:
+    teachers = [{"path": "sample"}, {"path": "models/large"}]
+    grid = {"objective.temperature": [1.0, 1.0000001], "models.teacher": teachers}
+    names = list(parse({"grid": grid}).comparison.all_variants)
+    assert names == [
+        "teacher sample path temperature 1",
+        "teacher sample path temperature 1 2",
+        "teacher models-large path temperature 1",
+        "teacher models-large path temperature 1 4",
+    ]
+    turned = dict(reversed(grid.items()))
+    assert list(parse({"grid": turned}).comparison.all_variants) == names
+
+
 def test_changes_replace_values_and_switch_sections_on() -> None:
     settings: Settings = parse_settings({})
     changed = change_settings(

@@ -131,7 +131,8 @@ class ComparisonPlan(Section):
                 raise ValueError(
                     f"variants: {name!r} is no name: use up to 80 letters, digits, spaces and . _ -"
                 )
-            if name.split()[0] in RESERVED_NAMES or (name == FOUND and self.search is not None):
+            is_taken = name in RESERVED_NAMES or name.startswith("text_only of ")
+            if is_taken or (name == FOUND and self.search is not None):
                 raise ValueError(f"variants: {name!r} is the name of a control; choose another")
         if not self.all_variants and self.search is None:
             raise ValueError("name at least one of variants, grid and search")

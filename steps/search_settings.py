@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,11 @@ from zenml import step
 
 from distillation.comparison.search import Found, Trial
 from distillation.config import Changes, ComparisonSettings
+from distillation.errors import SearchError, one_line
 from steps.console import hide_loading_bars
 from steps.types import Corpus
+
+_LOG = logging.getLogger(__name__)
 
 
 @step(enable_cache=False)
@@ -19,8 +23,7 @@ def search_settings(
 ) -> Annotated[Found, "found"]:
     """Run the trials that are missing; `fingerprint` stands for the files of both models.
 
-    Raises:
-        SearchError: no trial succeeded.
+    A search in which every trial failed is a variant that failed: it is reported, and the others finish.
     """
     from rich.console import Console
 
@@ -40,7 +43,11 @@ def search_settings(
 
     base = settings.model_dump(mode="json", exclude={"comparison", "evaluation", "tracking", "seed"})
     key = [base, corpus.report.train_fingerprint, fingerprint, digest_of_sources(*TRAINING_SOURCES)]
-    return search(chosen, lambda changes: _train(corpus, settings, changes), key=key, on_trial=tell)
+    try:
+        return search(chosen, lambda changes: _train(corpus, settings, changes), key=key, on_trial=tell)
+    except SearchError as error:
+        _LOG.error("%s", one_line(error))
+        return Found(failure=one_line(error))
 
 
 def _train(corpus: Corpus, settings: ComparisonSettings, changes: Changes) -> float:

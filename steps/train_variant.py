@@ -17,7 +17,7 @@ from distillation.alignment import Aligner
 from distillation.comparison import Entry, StudentResult
 from distillation.comparison.search import Found
 from distillation.config import EvaluationSettings
-from distillation.errors import DistillationError, JobError, one_line
+from distillation.errors import DistillationError, JobError, SearchError, one_line
 from distillation.teacher.cache import TeacherCache
 from steps.comparison_runs import student_forwarder
 from steps.console import hide_loading_bars
@@ -47,6 +47,8 @@ def train_variant(
     hide_loading_bars(entry.settings.models)
     print(_progress(entry))
     try:
+        if found is not None and found.failure is not None:
+            raise SearchError(found.failure)
         entry = entry.with_found(found.changes if found else None)
         return _train(corpus, aligner, cache, entry, evaluation, fingerprint)
     except Exception as error:  # whatever it is, the other students are worth having

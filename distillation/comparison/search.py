@@ -7,6 +7,7 @@ that fails is recorded and the search goes on. Held-out test documents play no p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,10 +41,12 @@ class Found(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    changes: dict[str, Any]
+    changes: dict[str, Any] = {}
     """The best trial's settings."""
-    validation_bits_per_byte: float
-    trials: tuple[Trial, ...]
+    validation_bits_per_byte: float | None = None
+    trials: tuple[Trial, ...] = ()
+    failure: str | None = None
+    """Why nothing was found."""
     importances: dict[str, float] = {}
     """Share of the spread of the trials that each setting explains (fANOVA); empty for few trials."""
 
@@ -67,7 +70,9 @@ def search(
         SearchError: no trial succeeded.
     """
     study = _open_study(settings, key)
-    missing = settings.num_trials - len(_finished(study))
+    # Trials that failed count, or each run would train them again; unless there is nothing else.
+    ended = _finished(study)
+    missing = settings.num_trials - (len(ended) if any(trial.values for trial in ended) else 0)
     if missing > 0:
         study.optimize(
             lambda trial: _objective(trial, settings, train),
@@ -124,10 +129,13 @@ def _objective(trial: optuna.Trial, settings: SearchSettings, train: Callable[[C
     changes = {name: _suggest(trial, name, choices) for name, choices in settings.space.items()}
     trial.set_user_attr("changes", changes)
     try:
-        return train(changes)
+        bits = train(changes)
+        if not math.isfinite(bits):
+            raise SearchError(f"training diverged: {bits} bits per byte")
     except Exception as error:
         trial.set_user_attr("failure", one_line(error))
         raise
+    return bits
 
 
 def _suggest(trial: optuna.Trial, name: str, choices: Range | tuple[Any, ...]) -> Any:

@@ -81,7 +81,7 @@ def comparison_drawings(
     for measure, title, unit, is_share in (*MEASURES, *_task_measures(comparison)):
         figure = draw.measure_figure(comparison, measure, unit, as_percent=is_share)
         drawn.append((re.sub(r"[^A-Za-z0-9_]", "_", measure), title, over_seeds, figure))
-    if found is not None:
+    if found is not None and found.failure is None:
         values = [trial.validation_bits_per_byte for trial in found.trials]
         drawn.append(("search", "The search", "each trial is a student", draw.search_figure(values)))
     return [Drawing(name, title, note, figure) for name, title, note, figure in drawn if figure is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -30,8 +31,6 @@ def settings(folder: Path, **changes: Any) -> SearchSettings:
 
 def bowl(changes: dict[str, Any]) -> float:
     """Lowest at a learning rate of 0.01, `shared` and batches of 4."""
-    import math
-
     distance = (math.log10(changes["training.learning_rate"]) + 2) ** 2
     return (
         2.0 + distance + (changes["alignment.strategy"] != "shared") + abs(changes["training.batch_size"] - 4)
@@ -79,6 +78,11 @@ def test_a_failing_trial_is_recorded_and_the_others_go_on(tmp_path: Path) -> Non
 
     with pytest.raises(SearchError, match=r"none of 3 trials succeeded, the last: no"):
         search(settings(tmp_path, num_trials=3), hopeless, key="hopeless")
+    # Once more, as the machine may have been at fault, and now one of the trials succeeds.
+    values = iter([math.nan, 2.5, math.nan])
+    found = search(settings(tmp_path, num_trials=3), lambda changes: next(values), key="hopeless")
+    assert found.validation_bits_per_byte == 2.5
+    assert sum(trial.failure == "training diverged: nan bits per byte" for trial in found.trials) == 2
 
 
 def test_a_killed_search_tries_the_interrupted_trial_again_first(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from steps.comparison_runs import student_run_spec, variant_run_spec
 from steps.load_corpus import corpus_tags
-from steps.recording import comparable_tags, pipeline_run_spec
+from steps.recording import pipeline_run_spec
+from steps.tags import comparable_tags
 from tracking.lineage import dataset_records
 from tracking.names import final_name, shown_name
 from tracking.registry import MISSING_TAG, MODEL_URI_TAG, STUDENT_DIGEST_TAG, TEACHER_DIGEST_TAG

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from distillation.config import FOUND, ComparisonSettings
 from distillation.fingerprint import digest_of, digest_of_sources
+from steps.tags import comparable_tags, source_tags
 from tracking.lineage import dataset_records
-from tracking.provenance import code_tags
 from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, ROLE_TAG
 from tracking.runs import RunSpec, flat_params
 
@@ -60,8 +60,6 @@ def _identity(settings: ComparisonSettings) -> str:
 
 def variant_run_spec(entry: Entry, parent: RunSpec) -> RunSpec:
     """Return the run of a variant or control: the means of its seeds, and their runs below it."""
-    from steps.recording import comparable_tags
-
     tags = comparable_tags(entry.settings, entry.kind)
     del tags["seed"]
     return RunSpec(
@@ -76,7 +74,6 @@ def variant_run_spec(entry: Entry, parent: RunSpec) -> RunSpec:
 def student_run_spec(entry: Entry, parent: RunSpec, report: CorpusReport, job: str) -> RunSpec:
     """Return the run of one student of a comparison."""
     from distillation.probing.device import choose_device
-    from steps.recording import comparable_tags
 
     variant = variant_run_spec(entry, parent)
     return RunSpec(
@@ -97,9 +94,11 @@ def student_run_spec(entry: Entry, parent: RunSpec, report: CorpusReport, job: s
     )
 
 
-def student_forwarder(job_dir: Path, entry: Entry, report: CorpusReport) -> MetricsForwarder:
-    """Return the forwarder that shows the metrics of a comparison's student live, in a run of its own."""
-    from steps.recording import pipeline_run_spec
+def student_forwarder(job_dir: Path, entry: Entry, report: CorpusReport, parent: RunSpec) -> MetricsForwarder:
+    """Return the forwarder that shows the metrics of a comparison's student live, in a run of its own.
+
+    `parent` is the run of the comparison.
+    """
     from tracking.forwarder import MetricsForwarder
     from tracking.server import resolve_tracking_uri
 
@@ -108,11 +107,6 @@ def student_forwarder(job_dir: Path, entry: Entry, report: CorpusReport) -> Metr
         job_dir,
         uri=resolve_tracking_uri(tracking.uri),
         experiment=tracking.experiment,
-        run=student_run_spec(entry, pipeline_run_spec(), report, job_dir.name),
+        run=student_run_spec(entry, parent, report, job_dir.name),
         samples_system=tracking.system_metrics,
     )
-
-
-def source_tags(name: str) -> dict[str, str]:
-    """Return what MLflow's column `Source` shows."""
-    return {"mlflow.source.name": name, "mlflow.source.type": "LOCAL", **code_tags()}

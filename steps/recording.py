@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from zenml import get_step_context, log_metadata
 
 from distillation.config import (
-    TEXT_ALONE,
     ComparisonSettings,
     Settings,
     TrackingSettings,
     parse_settings,
 )
 from distillation.errors import TrackingError, one_line
-from steps.comparison_runs import comparison_run_spec, source_tags
+from steps.comparison_runs import comparison_run_spec
+from steps.tags import comparable_tags, source_tags
 from tracking.lineage import DatasetRecord, dataset_records
 from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, REUSED_ROLE, ROLE_TAG
 from tracking.runs import Recorder, RunSpec, flat_params
@@ -88,21 +88,6 @@ def describe_settings(settings: Settings) -> str:
     """Return a short name that tells runs of one experiment apart."""
     objective = settings.objective
     return f"{settings.alignment.name} {objective.terms.description} seed {settings.seed}"
-
-
-def comparable_tags(settings: Settings, variant: str = "distilled") -> dict[str, str]:
-    """Return the tags by which runs are filtered and grouped."""
-    is_distilled = variant != "text_only"
-    return {
-        "variant": variant,
-        "aligner": (variant if variant == "truncate" else settings.alignment.name)
-        if is_distilled
-        else "none",
-        "objective": (settings.objective.terms if is_distilled else TEXT_ALONE).description,
-        "seed": str(settings.seed),
-        "teacher": settings.models.teacher.path,
-        "student": settings.models.student.path,
-    }
 
 
 def record_early(tracking: TrackingSettings, write: Callable[[Recorder, str], None]) -> None:

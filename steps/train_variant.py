@@ -21,6 +21,7 @@ from distillation.errors import DistillationError, JobError, SearchError, one_li
 from distillation.teacher.cache import TeacherCache
 from steps.comparison_runs import student_forwarder
 from steps.console import hide_loading_bars
+from steps.recording import pipeline_run_spec
 from steps.types import Corpus
 
 _LOG = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def _train(
     from distillation.training import run_job
 
     job_dir = prepare_student(corpus, entry, aligner, cache)
-    with student_forwarder(job_dir, entry, corpus.report):
+    with student_forwarder(job_dir, entry, corpus.report, pipeline_run_spec()):
         done = run_job(job_dir, name=entry.name)
     result = measured_student(job_dir, entry.variant, corpus, entry.settings.models, evaluation, fingerprint)
     if not math.isfinite(result.bits_per_byte):

@@ -21,11 +21,10 @@ from distillation.report.comparison_words import (
     verdict,
     with_interval,
 )
-from distillation.report.drawings import Drawing
 from distillation.report.histories import History, read_history
 from distillation.report.page import as_yaml
 from distillation.report.tasks import DRAWN_FIRST
-from distillation.report.templating import environment, figure_entry
+from distillation.report.templating import Drawing, environment, figure_entry
 from distillation.report.words import MISSING, SPACE, decimal, percent, scaled
 
 if TYPE_CHECKING:

@@ -7,18 +7,15 @@ figure of several runs side by side.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from distillation.config import DIVERGENCES
 from distillation.evaluation.result import Evaluation
 from distillation.report import figures as draw
 from distillation.report.histories import History
 from distillation.report.suite_figures import group_figure, reliability_figure
+from distillation.report.tasks import task_drawings
+from distillation.report.templating import Drawing
 from distillation.report.words import divergence_title, percent
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CURVES = (
     ("held_out/bits_per_byte", "Held-out bits per byte", "bits per byte", "lower is better"),
@@ -38,17 +35,6 @@ TERM_CURVES: dict[str, tuple[str, str, str]] = {
 """Of each term: title, unit, note; drawn where a variant has it."""
 WAYS = {"kind": "by kind of text", "script": "by script", "source": "by source"}
 """Ways to group documents, as they are called in front of people."""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure with its heading."""
-
-    name: str
-    """Of its file, without a suffix."""
-    title: str
-    note: str
-    figure: Figure
 
 
 def comparison_drawings(evaluation: Evaluation) -> list[Drawing]:
@@ -85,7 +71,6 @@ def figure_files(evaluation: Evaluation, histories: Mapping[str, History] | None
         histories: lines of metrics logs by variant (see `read_history`).
     """
     from distillation.report.images import as_png
-    from distillation.report.tasks import task_drawings
 
     drawings = [
         *comparison_drawings(evaluation),

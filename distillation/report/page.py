@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from distillation.evaluation.result import Evaluation, ModelResult, completeness
 from distillation.report.audit import audit_summary
 from distillation.report.breakdown import breakdown
-from distillation.report.drawings import Drawing, comparison_drawings, group_drawings, training_drawings
+from distillation.report.drawings import comparison_drawings, group_drawings, training_drawings
 from distillation.report.facts import facts
 from distillation.report.figures import colour_of
 from distillation.report.histories import History
 from distillation.report.passages import passage_section
 from distillation.report.tasks import task_summary
-from distillation.report.templating import environment, figure_entry
+from distillation.report.templating import Drawing, environment, figure_entry
 from distillation.report.words import (
     EXPLANATIONS,
     MISSING,

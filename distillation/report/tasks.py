@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from distillation.evaluation.result import Evaluation, skipped_tasks
-from distillation.report.drawings import Drawing
 from distillation.report.task_figure import share_figure
-from distillation.report.templating import figure_entry
+from distillation.report.templating import Drawing, figure_entry
 from distillation.report.words import MISSING, SPACE, decimal, label, percent
 
 if TYPE_CHECKING:

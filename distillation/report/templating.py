@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,18 @@ from distillation.report.figures import as_svg
 
 if TYPE_CHECKING:
     import jinja2
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its heading."""
+
+    name: str
+    """Of its file, without a suffix."""
+    title: str
+    note: str
+    figure: Figure
 
 
 @cache

@@ -1,0 +1,26 @@
+"""Tags by which runs are filtered, grouped and traced to their code."""
+
+from __future__ import annotations
+
+from distillation.config import TEXT_ALONE, Settings
+from tracking.provenance import code_tags
+
+
+def comparable_tags(settings: Settings, variant: str = "distilled") -> dict[str, str]:
+    """Return the tags by which runs are filtered and grouped."""
+    is_distilled = variant != "text_only"
+    return {
+        "variant": variant,
+        "aligner": (variant if variant == "truncate" else settings.alignment.name)
+        if is_distilled
+        else "none",
+        "objective": (settings.objective.terms if is_distilled else TEXT_ALONE).description,
+        "seed": str(settings.seed),
+        "teacher": settings.models.teacher.path,
+        "student": settings.models.student.path,
+    }
+
+
+def source_tags(name: str) -> dict[str, str]:
+    """Return what MLflow's column `Source` shows."""
+    return {"mlflow.source.name": name, "mlflow.source.type": "LOCAL", **code_tags()}

@@ -81,21 +81,26 @@ def _train(
     fingerprint: str,
 ) -> StudentResult:
     from distillation.comparison.student import measured_student, prepare_student, training_figures
+    from distillation.comparison.summarise import VALIDATION_BITS
     from distillation.training import run_job
 
     job_dir = prepare_student(corpus, entry, aligner, cache)
     with student_forwarder(job_dir, entry, corpus.report, pipeline_run_spec()):
         done = run_job(job_dir, name=entry.name)
+    training = training_figures(job_dir, done.metrics)
+    _check_finite(training[VALIDATION_BITS])
     result = measured_student(job_dir, entry.variant, corpus, entry.settings.models, evaluation, fingerprint)
-    if not math.isfinite(result.bits_per_byte):
-        raise JobError(
-            f"training diverged: bits per byte is {result.bits_per_byte}; lower training.learning_rate"
-        )
+    _check_finite(result.bits_per_byte)
     return StudentResult(
         variant=entry.variant,
         seed=entry.seed,
         kind=entry.kind,
         job_dir=str(job_dir),
         result=result,
-        training=training_figures(job_dir, done.metrics),
+        training=training,
     )
+
+
+def _check_finite(bits_per_byte: float) -> None:
+    if not math.isfinite(bits_per_byte):
+        raise JobError(f"training diverged: bits per byte is {bits_per_byte}; lower training.learning_rate")

@@ -43,7 +43,9 @@ class ConfidenceTally:
 
     def add(self, confidences: np.ndarray, correct: np.ndarray) -> None:
         """Add tokens: probability of the most likely token, and whether it was the right one; both (N,)."""
-        bins = np.clip((confidences * NUM_CONFIDENCE_BINS).astype(np.int64), 0, NUM_CONFIDENCE_BINS - 1)
+        # A model that diverged gives no numbers: its tokens fall into the first bin on every machine.
+        places = np.nan_to_num(confidences * NUM_CONFIDENCE_BINS).astype(np.int64)
+        bins = np.clip(places, 0, NUM_CONFIDENCE_BINS - 1)
         np.add.at(self.counts, bins, 1.0)
         np.add.at(self.correct, bins, correct)
         np.add.at(self.confidence, bins, confidences)

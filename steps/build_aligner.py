@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from zenml import step
@@ -14,9 +13,6 @@ from distillation.probing import ModelProbe
 from steps.caching import ALIGNMENT_CACHE
 from steps.recording import record_pages
 from steps.types import Corpus
-
-KEPT_ALIGNERS = Path("outputs/aligners")
-"""Aligners of earlier runs, by content. It may be deleted at any time."""
 
 
 @step(
@@ -40,6 +36,7 @@ def build_aligner(
 ]:
     """Build the aligner of `alignment.strategy` and measure what it can use on this corpus."""
     from distillation.alignment import audit_tokenizers, build_schedule
+    from distillation.comparison.student import KEPT_ALIGNERS
     from distillation.models import load_tokenizer
     from distillation.report import audit_page
 

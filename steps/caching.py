@@ -33,7 +33,9 @@ def alignment_code() -> str:
 
 def training_code() -> str:
     """Return the digest of what `distill_student` calls."""
-    return digest_of_sources(*_BASE, *TRAINING_SOURCES, "steps.distill_student")
+    return digest_of_sources(
+        *_BASE, *TRAINING_SOURCES, "distillation.comparison.student", "steps.distill_student"
+    )
 
 
 def evaluation_code() -> str:

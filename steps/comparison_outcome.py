@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steps.comparison_record import Outcome
+from steps.final_record import run_pages
 
 if TYPE_CHECKING:
     from distillation.alignment import TokenizerAudit
@@ -29,7 +30,7 @@ def outcome_of(
 ) -> Outcome:
     """Draw, write the pages, and set the chosen student beside the controls of its seed."""
     from distillation.comparison.chosen import chosen_settings, chosen_students
-    from distillation.report import audit_page, figure_files, read_history
+    from distillation.report import figure_files, read_history
     from distillation.report.comparison_page import (
         comparison_drawings,
         comparison_files,
@@ -47,16 +48,10 @@ def outcome_of(
     drawings = comparison_drawings(comparison, histories, found)
     chosen = sections(evaluation, audit, probes, corpus.report, logs)
     trained_with = chosen_settings(comparison, plan, found.changes if found is not None else None)
+    page = comparison_page(comparison, drawings, settings, chosen=chosen, found=found)
     pages = {
-        "report.html": comparison_page(comparison, drawings, settings, chosen=chosen, found=found),
-        "settings.json": trained_with.model_dump_json(indent=2),
+        **run_pages(trained_with, evaluation, page, audit, probes, corpus),
         "comparison.json": comparison.model_dump_json(indent=2),
-        "evaluation.json": evaluation.model_dump_json(indent=2),
-        "audit/audit.html": audit_page(audit),
-        "audit/audit.json": audit.model_dump_json(indent=2),
-        **{f"probes/{probe.role}.json": probe.model_dump_json(indent=2) for probe in probes},
-        "corpus/contract.html": corpus.contract_page,
-        "corpus/report.json": corpus.report.model_dump_json(indent=2),
     }
     pictures = {**comparison_files(drawings), **figure_files(evaluation, logs)}
     return Outcome(comparison, plan, evaluation, trained_with, histories, pages, pictures)

@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.comparison_runs import student_run_spec, variant_run_spec
-from steps.load_corpus import corpus_tags
+from steps.final_record import outcome_tags
 from steps.recording import pipeline_run_spec
 from steps.tags import comparable_tags
 from tracking.lineage import dataset_records
 from tracking.names import final_name, shown_name
-from tracking.registry import MISSING_TAG, MODEL_URI_TAG, STUDENT_DIGEST_TAG, TEACHER_DIGEST_TAG
+from tracking.registry import MODEL_URI_TAG
 from tracking.runs import Recorder, RunSpec
 from tracking.server import resolve_tracking_uri
-
-CURVES = ("held_out/bits_per_byte", "cross_entropy")
-"""Metrics of the training whose mean over seeds a variant's run shows."""
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -30,6 +27,9 @@ if TYPE_CHECKING:
     from distillation.corpus import Corpus
     from distillation.evaluation import Evaluation
     from distillation.report import History
+
+CURVES = ("held_out/bits_per_byte", "cross_entropy")
+"""Metrics of the training whose mean over seeds a variant's run shows."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,6 @@ def _record_student(
     recorder: Recorder, run_id: str, job_dir: Path, outcome: Outcome, corpus: Corpus, name: str
 ) -> None:
     """Log the chosen student, unless an earlier run of the same comparison has logged this very one."""
-    from distillation.evaluation import completeness
-    from distillation.models import model_digest
     from distillation.report.comparison_words import verdict
     from tracking.students import log_student
 
@@ -165,20 +163,15 @@ def _record_student(
     if not uri or known.get("job") != job_dir.name:
         metadata = {"variant": "distilled", "held_out": outcome.evaluation.held_out_fingerprint, "run": name}
         uri = log_student(recorder, run_id, job_dir / "student", metadata=metadata)
-    models = outcome.trained_with.models
     recorder.set_tags(
         run_id,
         {
-            **corpus_tags(corpus.report),
+            **outcome_tags(outcome.evaluation, corpus, outcome.trained_with.models),
             **comparable_tags(outcome.trained_with),
             "variant": outcome.comparison.chosen or "",
             "job": job_dir.name,
-            "device": outcome.comparison.device,
             "verdict": verdict(outcome.comparison),
             MODEL_URI_TAG: uri,
-            TEACHER_DIGEST_TAG: model_digest(models.teacher, "teacher"),
-            STUDENT_DIGEST_TAG: model_digest(models.student, "student"),
-            MISSING_TAG: "; ".join(completeness(outcome.evaluation)),
         },
     )
 

@@ -34,11 +34,12 @@ def distill_student(
 
     `fingerprint` stands for the files of both models.
     """
+    from distillation.comparison.student import make_aligner
     from distillation.training import prepare_job, run_job
 
     hide_loading_bars(settings.models)
     if variant == "truncate":
-        aligner = truncating_aligner(settings)
+        aligner = make_aligner(settings)  # its settings name the control's aligner
     job_dir = prepare_job(
         corpus,
         settings=settings,
@@ -55,12 +56,3 @@ def distill_student(
         metrics=result.metrics,
         history=job_dir / "metrics.jsonl",
     )
-
-
-def truncating_aligner(settings: Settings) -> Aligner:
-    """Return the aligner of the control that pairs ids by their number, as naive scripts do."""
-    from distillation.alignment import build_aligner
-    from distillation.models import load_pair
-
-    tokenizers, rows = load_pair(settings.models)
-    return build_aligner("truncate", *tokenizers.values(), **rows)

@@ -50,7 +50,7 @@ def record_all(
     record_students(recorder, settings, students, evaluation, corpus.report, time_ms=time_ms)
     recorder.log_metrics(run_id, flat_metrics(evaluation), time_ms=time_ms)
     recorder.log_datasets(run_id, dataset_records(corpus.report, settings.corpus.sources))
-    for path, text in _pages(settings, evaluation, page, audit, probes, corpus).items():
+    for path, text in run_pages(settings, evaluation, page, audit, probes, corpus).items():
         recorder.log_text(run_id, text, path)
     for path, content in figure_files(evaluation, histories).items():
         recorder.log_bytes(run_id, content, path)
@@ -60,7 +60,7 @@ def record_all(
     recorder.close(run_id)
 
 
-def _pages(
+def run_pages(
     settings: Settings,
     evaluation: Evaluation,
     page: str,
@@ -94,8 +94,6 @@ def _record_outcome(
     models: ModelSettings,
 ) -> None:
     """Record the distilled student, and what the run's page and the gate say of it."""
-    from distillation.evaluation import completeness
-    from distillation.models import model_digest
     from distillation.report import verdict_sentence
     from tracking.students import log_student
 
@@ -107,15 +105,19 @@ def _record_outcome(
         f"**{verdict_sentence(evaluation)}**\n\nUnder *Artifacts*: `report.html` is the whole report, "
         "`models.json` its table, `figures/` its pictures. The nested runs hold the training curves.",
     )
-    recorder.set_tags(
-        run_id,
-        {
-            **corpus_tags(corpus.report),
-            "device": evaluation.device,
-            "verdict": evaluation.verdict,
-            MODEL_URI_TAG: model_uri,
-            TEACHER_DIGEST_TAG: model_digest(models.teacher, "teacher"),
-            STUDENT_DIGEST_TAG: model_digest(models.student, "student"),
-            MISSING_TAG: "; ".join(completeness(evaluation)),
-        },
-    )
+    tags = {**outcome_tags(evaluation, corpus, models), "verdict": evaluation.verdict}
+    recorder.set_tags(run_id, {**tags, MODEL_URI_TAG: model_uri})
+
+
+def outcome_tags(evaluation: Evaluation, corpus: Corpus, models: ModelSettings) -> dict[str, str]:
+    """Return the tags by which promotion and people judge a run: text, device, models, completeness."""
+    from distillation.evaluation import completeness
+    from distillation.models import model_digest
+
+    return {
+        **corpus_tags(corpus.report),
+        "device": evaluation.device,
+        TEACHER_DIGEST_TAG: model_digest(models.teacher, "teacher"),
+        STUDENT_DIGEST_TAG: model_digest(models.student, "student"),
+        MISSING_TAG: "; ".join(completeness(evaluation)),
+    }

@@ -53,6 +53,7 @@ def search_settings(
 def _train(corpus: Corpus, settings: ComparisonSettings, changes: Changes) -> float:
     """Train the student of one trial and return its validation bits per byte."""
     from distillation.comparison import Entry
+    from distillation.comparison.result import VALIDATION_BITS
     from distillation.comparison.student import prepare_student, training_figures
     from distillation.config import FOUND, change_settings
     from distillation.training import run_job
@@ -63,4 +64,4 @@ def _train(corpus: Corpus, settings: ComparisonSettings, changes: Changes) -> fl
         variant=FOUND, seed=seed, kind="distilled", settings=change_settings(settings, changes, seed=seed)
     )
     job_dir: Path = prepare_student(corpus, entry)
-    return training_figures(job_dir, run_job(job_dir, name="trial").metrics)["validation_bits_per_byte"]
+    return training_figures(job_dir, run_job(job_dir, name="trial").metrics)[VALIDATION_BITS]

@@ -80,8 +80,8 @@ def _train(
     evaluation: EvaluationSettings,
     fingerprint: str,
 ) -> StudentResult:
+    from distillation.comparison.result import VALIDATION_BITS
     from distillation.comparison.student import measured_student, prepare_student, training_figures
-    from distillation.comparison.summarise import VALIDATION_BITS
     from distillation.training import run_job
 
     job_dir = prepare_student(corpus, entry, aligner, cache)

@@ -52,8 +52,7 @@ def chosen_evaluation(comparison: Comparison, settings: EvaluationSettings, **mo
     for name, one in students.items():
         assert one.result is not None
         results[name] = one.result.model_copy(update={"name": name})
-    teacher = comparison.teachers.get(comparison.variant(comparison.chosen or "").teacher)
-    results[TEACHER] = teacher or next(iter(comparison.teachers.values()))
+    results[TEACHER] = comparison.teachers[comparison.variant(comparison.chosen or "").teacher]
     return Evaluation(
         results=with_gap_closed(results),
         held_out_fingerprint=comparison.held_out_fingerprint,

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict
 from distillation.comparison.statistics import Estimate
 from distillation.evaluation.result import ModelResult
 
+VALIDATION_BITS = "validation_bits_per_byte"
+"""Figure of a training: bits per byte on the documents that checkpoints and the variant are chosen on."""
+
 
 class StudentResult(BaseModel):
     """One student: its figures, or why there are none."""

@@ -22,13 +22,15 @@ the interval [0, 0]; pairing leaves out what seeds have in common.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from distillation.evaluation.result import INTERVAL
+
 NUM_DRAWS = 4000
-QUANTILES = (0.025, 0.975)
 Direction = Literal["better", "worse", "equal"]
 
 
@@ -72,13 +74,19 @@ def estimate(values_S: Sequence[float], draws_DS: Any = None) -> Estimate:
     if num_seeds > 1:
         noise_D = np.random.default_rng(1).standard_t(num_seeds - 1, size=len(draws))
         means_D = means_D + noise_D * draws.std(1, ddof=1) / np.sqrt(num_seeds)
-    low, high = np.quantile(means_D, QUANTILES)
+    low, high = np.quantile(means_D, INTERVAL)
     return Estimate(mean=mean, low=float(low), high=float(high), values=tuple(values))
 
 
 def document_draws(bits_N: Sequence[float], num_bytes_N: Sequence[int]) -> np.ndarray:
     """Return the bits per byte (D,) on `NUM_DRAWS` draws of N documents: the same draws for every model."""
     bits, num_bytes = np.asarray(bits_N, dtype=float), np.asarray(num_bytes_N, dtype=float)
-    # Counts instead of indices: one matrix product draws all documents of all draws.
-    counts_DN = np.random.default_rng(0).multinomial(len(bits), np.full(len(bits), 1 / len(bits)), NUM_DRAWS)
+    counts_DN = _counts(len(bits))
     return (counts_DN @ bits) / np.maximum(counts_DN @ num_bytes, 1)
+
+
+@lru_cache(maxsize=1)
+def _counts(num_documents: int) -> np.ndarray:
+    """Return how often each draw holds each document (D, N): one matrix product then draws them all."""
+    shares_N = np.full(num_documents, 1 / num_documents)
+    return np.random.default_rng(0).multinomial(num_documents, shares_N, NUM_DRAWS)

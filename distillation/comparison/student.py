@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from distillation.comparison.plan import Entry
+from distillation.comparison.result import VALIDATION_BITS
 from distillation.evaluation.result import ModelResult
 from distillation.files import write_atomically
 from distillation.fingerprint import digest_of, digest_of_sources
@@ -93,8 +95,6 @@ def measured_student(
 
 def training_figures(job_dir: Path, metrics: dict[str, float]) -> dict[str, float]:
     """Return what the training itself measured, under the names of a comparison."""
-    from statistics import median
-
     from distillation.training import read_metrics
     from distillation.training.trainer import BEST_METRIC
 
@@ -103,7 +103,7 @@ def training_figures(job_dir: Path, metrics: dict[str, float]) -> dict[str, floa
         line["metrics"]["tokens_per_second"] for line in lines if "tokens_per_second" in line["metrics"]
     ]
     return {
-        "validation_bits_per_byte": metrics[BEST_METRIC],
+        VALIDATION_BITS: metrics[BEST_METRIC],
         "training_tokens_per_second": float(median(speeds)) if speeds else 0.0,
         "training_tokens": float(max((line["tokens"] for line in lines), default=0)),
         "training_seconds": metrics["seconds"],

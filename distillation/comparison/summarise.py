@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from distillation.comparison.plan import FOUND_CONTROL, TEXT_ONLY, Plan, settings_for
-from distillation.comparison.result import Comparison, StudentResult, VariantSummary
+from distillation.comparison.result import VALIDATION_BITS, Comparison, StudentResult, VariantSummary
 from distillation.comparison.statistics import Estimate, document_draws, estimate
 from distillation.config import DIVERGENCES, FOUND, Changes, Settings, change_settings
 from distillation.evaluation.result import TEACHER, Evaluation, ModelResult
 
-VALIDATION_BITS = "validation_bits_per_byte"
 Figure = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """From the bits per byte of student, control and teacher to a figure; on values or on draws."""
 
@@ -167,10 +166,10 @@ def _paired(
     figure: Figure, table: _Table, other: _Table | None, teacher: ModelResult, plan: Plan
 ) -> Estimate | None:
     """Return a figure of students beside others of the same seeds; None without a seed in common."""
-    seeds = [
-        seed for seed in plan.seeds if other is not None and {seed} <= table.by_seed.keys() & other.by_seed
-    ]
-    if other is None or not seeds:
+    if other is None:
+        return None
+    seeds = [seed for seed in plan.seeds if seed in table.by_seed and seed in other.by_seed]
+    if not seeds:
         return None
     teacher_draws = document_draws(teacher.per_document_bits, teacher.per_document_bytes)[:, None]
     if figure is gap_closed and (other.draws(seeds) <= teacher_draws).any():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from distillation.config import EvaluationSettings, ModelReference
 from distillation.errors import AlignmentError
@@ -163,14 +163,13 @@ def read_side_by_side(
         ModelError: a model cannot be loaded.
     """
     chosen = resolve_device(device)
-    context = _Context(
-        texts, settings, None, *load_for_evaluation(teacher, "teacher", chosen), choose_passages(texts)
-    )
-    models = {TEACHER: (context.teacher, context.teacher_tokenizer)}
-    for name in (TEACHER, *(name for name in students if name in VIEWED and name != TEACHER)):
-        model, tokenizer = models.get(name) or load_for_evaluation(students[name], "student", chosen)
-        context.readings[name] = _readings(name, model, tokenizer, context)
-    return view_passages(context.passages, context.readings)
+    passages = choose_passages(texts)
+    readings = {}
+    for name, source in {TEACHER: teacher, **students}.items():
+        if name in VIEWED:
+            role: Literal["teacher", "student"] = "teacher" if name == TEACHER else "student"
+            readings[name] = _readings(name, *load_for_evaluation(source, role, chosen), passages, settings)
+    return view_passages(passages, readings)
 
 
 # ------------------------------------------------------------------------------------- one model
@@ -182,7 +181,7 @@ class _Context:
 
     texts: Sequence[str]
     settings: EvaluationSettings
-    tasks: PreparedTasks | None
+    tasks: PreparedTasks
     teacher: Any
     teacher_tokenizer: Any
     passages: tuple[Passage, ...]
@@ -206,9 +205,8 @@ def _measure(
         on_windows=lambda done, total: tell(f"{name}: bits per byte", done, total),
     )
     if name in VIEWED:
-        context.readings[name] = _readings(name, model, tokenizer, context)
+        context.readings[name] = _readings(name, model, tokenizer, context.passages, settings)
     agreement = None if name == TEACHER else _agreement(name, model, tokenizer, context, tell)
-    assert context.tasks is not None
     tasks = measure_tasks(
         context.tasks,
         model,
@@ -260,16 +258,17 @@ def _result(
     )
 
 
-def _readings(name: str, model: Any, tokenizer: Any, context: _Context) -> list[PassageReading | None]:
+def _readings(
+    name: str, model: Any, tokenizer: Any, passages: tuple[Passage, ...], settings: EvaluationSettings
+) -> list[PassageReading | None]:
     """Read the passages; a model whose tokens have no known bytes is not shown with them."""
-    settings = context.settings
     try:
         return read_passages(
-            model, tokenizer, context.passages, max_length=settings.max_length, stride=settings.stride
+            model, tokenizer, passages, max_length=settings.max_length, stride=settings.stride
         )
     except AlignmentError as error:
         logging.getLogger(__name__).warning("no view of %s token by token: %s", name, error)
-        return [None] * len(context.passages)
+        return [None] * len(passages)
 
 
 def _agreement(name: str, model: Any, tokenizer: Any, context: _Context, tell: Progress) -> Agreement | None:

@@ -76,7 +76,7 @@ def forest_figure(
 
 
 def bits_figure(comparison: Comparison) -> Figure:
-    """Bits per byte of every variant, with the teacher and the untouched student as marks."""
+    """Bits per byte of every variant, with the teacher as a mark."""
     rows = {one.name: one.bits_per_byte for one in comparison.variants if one.bits_per_byte is not None}
     lines = {"teacher": next(iter(comparison.teachers.values())).bits_per_byte}
     return forest_figure(
@@ -136,7 +136,7 @@ def mean_curves(
 
 
 def cost_figure(comparison: Comparison) -> Figure | None:
-    """What a variant costs, beside what it gives: training seconds and bits per byte."""
+    """What a variant costs, beside what it gives: speed of the training and bits per byte."""
     colours = colours_of(comparison)
     shown = [one for one in comparison.variants if _cost(one) is not None]
     if not shown:

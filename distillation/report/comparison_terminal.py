@@ -13,40 +13,29 @@ from distillation.report.comparison_words import (
     verdict,
     with_interval,
 )
+from distillation.report.terminal import verdict_table
 from distillation.report.words import MISSING, SPACE, decimal
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 COLUMNS = ("bits/byte", "gap closed", "text alone", "chosen")
 """After the name: two figures, and how the variant stands beside text alone and beside the chosen one."""
 LEVEL = "level"
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 def comparison_table(comparison: Comparison) -> Table:
     """Return one row a variant; the chosen one stands out, and the title says how it went, good or bad."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    style = {"better": "bold green", "worse": "bold red"}.get(verdict(comparison), "bold yellow")
     teacher = next(iter(comparison.teachers.values()))
-    table = Table(
-        title=Text(sentence(comparison).replace(SPACE, " "), style=style),
-        caption=(
-            f"seeds {', '.join(map(str, comparison.seeds))}; {comparison.num_held_out_documents:,} held-out "
-            f"documents; teacher {decimal(teacher.bits_per_byte)}, untouched student "
-            f"{decimal(comparison.untouched.bits_per_byte)} bits/byte; in brackets 95 % intervals; "
-            f"{LEVEL}: no measurable difference"
-        ),
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        title_justify="left",
-        caption_justify="left",
+    caption = (
+        f"seeds {', '.join(map(str, comparison.seeds))}; {comparison.num_held_out_documents:,} held-out "
+        f"documents; teacher {decimal(teacher.bits_per_byte)}, untouched student "
+        f"{decimal(comparison.untouched.bits_per_byte)} bits/byte; in brackets 95 % intervals; "
+        f"{LEVEL}: no measurable difference"
     )
-    table.add_column("variant", no_wrap=True)
-    for column in COLUMNS:
-        table.add_column(column, justify="right", no_wrap=True)
+    table = verdict_table(verdict(comparison), sentence(comparison), caption, ("variant", *COLUMNS))
     for one in comparison.variants:
         bits = one.bits_per_byte
         cells = (

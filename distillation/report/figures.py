@@ -35,6 +35,8 @@ COLOURS = {
 OTHER_COLOURS = ("#d55e00", "#56b4e9", "#b8a800")
 DASHES = {TEXT_ONLY: (0, (5, 2)), "truncate": (0, (1.5, 1.5))}
 WIDTH = 4.7  # inches: 338 points, so that ten points are ten pixels on a phone
+SIDE_INCHES = 0.12
+"""Kept free on each side: a browser's letters, another font's or rounded to pixels, may be the wider ones."""
 
 
 def colour_of(name: str, index: int = 0) -> str:
@@ -216,11 +218,18 @@ def size_figure(evaluation: Evaluation) -> Figure:
     return bar_figure(values, [scaled(v) for v in values.values()], "parameters active for a token")
 
 
-def new_figure(height: float) -> tuple[Figure, Axes]:
-    """Return an empty figure of the common width and `height` in inches, in the page's style."""
+def empty_figure(height: float) -> Figure:
+    """Return a figure of the common width and `height` in inches, without axes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height))
+    figure.set_layout_engine("constrained", w_pad=SIDE_INCHES)
+    return figure
+
+
+def new_figure(height: float) -> tuple[Figure, Axes]:
+    """Return a figure of the common width and `height` in inches with its axes, in the page's style."""
+    figure = empty_figure(height)
     axes = figure.add_subplot()
     style_axes(axes)
     return figure, axes

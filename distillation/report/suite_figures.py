@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from distillation.evaluation.result import DISTILLED, TEACHER, TEXT_ONLY, Evaluation
-from distillation.report.figures import DASHES, FOREGROUND, WIDTH, colour_of, dot_figure, style_axes
+from distillation.report.figures import DASHES, FOREGROUND, colour_of, dot_figure, empty_figure, style_axes
 from distillation.report.words import label
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ MIN_TOKENS = 30
 
 def reliability_figure(evaluation: Evaluation) -> Figure | None:
     """Accuracy over confidence, bin by bin, above the share of tokens in each bin; None without any bins."""
-    from matplotlib.figure import Figure
-
     found = {
         name: bins
         for name in JUDGED
@@ -37,7 +35,7 @@ def reliability_figure(evaluation: Evaluation) -> Figure | None:
     }
     if not found:
         return None
-    figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
+    figure = empty_figure(height=5.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1.0))
     for axes in (upper, lower):
         style_axes(axes)

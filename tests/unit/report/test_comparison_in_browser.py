@@ -31,3 +31,10 @@ def test_every_figure_is_drawn_and_nothing_is_asked_for(page, tmp_path, width, s
     titles = [figure["title"] for figure in seen.found["figures"]]
     assert {"What the teacher's help is worth", "Bits per byte", "What it costs"} <= set(titles)
     assert (luminance(channels_of(seen.found["page"])) < 0.1) is (scheme == "dark")
+
+
+def test_wider_letters_fit_too(page, tmp_path):
+    """The layout is made with one font's widths; a browser shows another's, or rounds them to pixels."""
+    wider = page.replace("</head>", "<style>svg text { letter-spacing: .35px }</style></head>")
+    assert wider != page
+    check_figures(visit(wider, tmp_path, width=390, scheme="light"), page, 390)

@@ -31,8 +31,9 @@ rollback: .venv/ready  ## give the alias champion back to the version before
 ui: .venv/ready  ## open MLflow on all runs
 	$(BIN)/python -m stacks.local --ui
 
+# One thread in each of a few processes: small models gain nothing from more threads.
 test: .venv/ready
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -13,9 +13,10 @@ PIPELINE = "pipelines.distillation.distillation_pipeline"
 
 @pytest.fixture(scope="module")
 def config(workplace: Any) -> str:
-    cache = {"windows_per_shard": 64, "output_dir": str(workplace.root / "outputs" / "teacher_caches")}
+    cache = {"windows_per_shard": 64, "output_dir": str(workplace.root / "cached" / "teacher_caches")}
     settings = workplace.settings | {
         "cache": cache,
+        "training": workplace.settings["training"] | {"output_dir": str(workplace.root / "cached" / "jobs")},
         "evaluation": workplace.settings["evaluation"] | {"controls": []},
         "tracking": {"experiment": "cached"},
     }
@@ -28,7 +29,7 @@ def test_the_student_learns_from_the_cache_and_all_is_reused(
     result = zenml("pipeline", "run", PIPELINE, "-c", config, "-s", "local")
     assert result.exit_code == 0, result.output
     assert {"cache_teacher", "distill_student_distilled"} <= set(statuses())
-    root = workplace.root / "outputs"
+    root = workplace.root / "cached"
     [job] = (root / "jobs").glob("distilled-*/teacher_cache")
     shards = sorted((job / "shards").glob("*.safetensors"))
     [cache] = (root / "teacher_caches").glob("sampling-*")

@@ -15,6 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -79,17 +80,19 @@ def steps_in_turn(job_dirs: Sequence[Path]) -> list[float]:
     optimizers = [torch.optim.AdamW(run.student.parameters(), fused=True) for run in runs]
     seconds: list[list[float]] = [[] for _ in runs]
     size = runs[0].job.training.batch_size
-    for number in range(NUM_TURNS):
-        for run, optimizer, found in zip(runs, optimizers, seconds, strict=True):
+    with ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(distilling(run.student, run.objective))
             run.student.train()
-            begin = time.perf_counter()
-            batch = run.collator([run.windows[i] for i in range(number * size, (number + 1) * size)])
-            batch = {name: tensor.to(run.device) for name, tensor in batch.items()}
-            with distilling(run.student, run.objective):
+        for number in range(NUM_TURNS):
+            for run, optimizer, found in zip(runs, optimizers, seconds, strict=True):
+                begin = time.perf_counter()
+                batch = run.collator([run.windows[i] for i in range(number * size, (number + 1) * size)])
+                batch = {name: tensor.to(run.device) for name, tensor in batch.items()}
                 run.student(**batch)["loss"].backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            found.append(time.perf_counter() - begin)
+                optimizer.step()
+                optimizer.zero_grad()
+                found.append(time.perf_counter() - begin)
     return [1000 * median(found[WARM_UP:]) for found in seconds]
 
 

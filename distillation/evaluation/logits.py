@@ -8,6 +8,10 @@ Some architectures change the logits after the output layer (a soft cap, a scale
 the hidden states is what the model itself returns is *tested* on a short probe, never assumed; where it is
 not, the model's own forward pass is used.
 
+Padding is on the right, where a causal model cannot see it from any real position, so no mask is needed: the
+attention kernels then skip the upper half, and flash kernels, which take no mask, can be chosen. That nothing
+sees what follows is tested on the same probe; where something does, the mask is passed on.
+
 Letters: B batch, T positions, D width, V vocabulary, N positions that are used.
 Invariant (tests): both paths give the model's own logits.
 """
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
 CHUNK_ELEMENTS = 8_000_000
 """Logits that exist at a time: 32 MB in float32."""
+PROBE_TOKENS = 4
 
 
 class LogitsReader:
@@ -39,6 +44,7 @@ class LogitsReader:
         self.head = model.get_output_embeddings()
         self.device: torch.device = next(model.parameters()).device
         self.is_split = self._head_gives_the_logits()
+        self.is_causal = self._later_tokens_change_nothing()
 
     @property
     def num_rows(self) -> int:
@@ -65,22 +71,43 @@ class LogitsReader:
         return max(1, CHUNK_ELEMENTS // self.num_rows)
 
     def states(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Return (B, T, ·) from which `logits` reads; padding is on the right, where `mask_BT` is 0."""
-        inputs = {"input_ids": ids_BT.to(self.device), "attention_mask": mask_BT.to(self.device)}
-        if self.is_split:
-            return self.model.base_model(**inputs, use_cache=False).last_hidden_state
-        return self.model(**inputs, use_cache=False).logits
+        """Return (B, T, ·) from which `logits` reads; padding is on the right, where `mask_BT` is 0.
+
+        What stands at padding is not defined.
+        """
+        return self._run(ids_BT, self.attention_mask(mask_BT))
+
+    def attention_mask(self, mask_BT: Tensor) -> Tensor | None:
+        """Return the mask that the model needs where padding is on the right; None: it needs none."""
+        return None if self.is_causal else mask_BT.to(self.device)
 
     def logits(self, states_ND: Tensor) -> Tensor:
         """Return the float32 logits (N, V) of positions taken from `states`."""
         return (self.head(states_ND) if self.is_split else states_ND).float()
+
+    def _run(self, ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+        inputs = {"input_ids": ids_BT.to(self.device), "attention_mask": mask_BT, "use_cache": False}
+        return (
+            self.model.base_model(**inputs).last_hidden_state
+            if self.is_split
+            else self.model(**inputs).logits
+        )
+
+    def _later_tokens_change_nothing(self) -> bool:
+        import torch
+
+        size = min(self.num_rows, PROBE_TOKENS)
+        ids_1T = torch.arange(2 * size, device=self.device)[None] % size
+        with torch.inference_mode(), evaluating(self.model):
+            whole, beginning = self._run(ids_1T), self._run(ids_1T[:, :size])
+        return torch.allclose(whole[:, :size].float(), beginning.float(), rtol=1e-2, atol=1e-2)
 
     def _head_gives_the_logits(self) -> bool:
         import torch
 
         if self.head is None or self.model.base_model is self.model:
             return False
-        ids_BT = torch.arange(4, device=self.device)[None] % self.head.weight.shape[0]
+        ids_BT = torch.arange(PROBE_TOKENS, device=self.device)[None] % self.head.weight.shape[0]
         with torch.inference_mode(), evaluating(self.model):
             states = self.model.base_model(input_ids=ids_BT, use_cache=False)
             states = getattr(states, "last_hidden_state", None)

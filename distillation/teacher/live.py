@@ -71,7 +71,7 @@ class LiveTeacher:
         body = self.reader.model.base_model if self.reader.is_split else self.reader.model
         outputs = body(
             input_ids=input_ids_BS,
-            attention_mask=attention_mask_BS,
+            attention_mask=self.reader.attention_mask(attention_mask_BS),
             use_cache=False,
             output_hidden_states=True,
             output_attentions=with_attentions,

@@ -40,13 +40,13 @@ def distilling(student: PreTrainedModel, objective: DistillationObjective) -> It
     checkpoints and several processes know it, and is gone afterwards.
     """
     original = student.forward
-    split = LogitsReader(student).is_split
+    reader = LogitsReader(student)
 
     def forward(*args: Any, shift_labels: Tensor | None = None, **kwargs: Any) -> Any:
         if shift_labels is None:
             return original(*args, **kwargs)
         num_items, only = kwargs.pop("num_items_in_batch", None), kwargs.pop("only", None)
-        output = _student_output(student, objective, split, original, kwargs)
+        output = _student_output(reader, objective, original, kwargs)
         loss, statistics = objective(output, {**kwargs, "shift_labels": shift_labels}, num_items, only)
         return {"loss": loss, "statistics": statistics}
 
@@ -62,23 +62,20 @@ def distilling(student: PreTrainedModel, objective: DistillationObjective) -> It
 
 
 def _student_output(
-    student: PreTrainedModel,
-    objective: DistillationObjective,
-    split: bool,
-    original: Any,
-    batch: dict[str, Any],
+    reader: LogitsReader, objective: DistillationObjective, original: Any, batch: dict[str, Any]
 ) -> StudentOutput:
     """Run the student's body on a batch; its own whole forward pass where that alone gives its logits."""
-    outputs = (student.base_model if split else original)(
+    student = reader.model
+    outputs = (student.base_model if reader.is_split else original)(
         input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
+        attention_mask=reader.attention_mask(batch["attention_mask"]),
         use_cache=False,
         output_hidden_states=objective.needs_hidden_states,
         output_attentions=objective.needs_attentions,
     )
     inner = (tuple(outputs.hidden_states or ()), tuple(outputs.attentions or ()))
     embedding: Any = student.get_input_embeddings().weight
-    if not split:
+    if not reader.is_split:
         return StudentOutput(outputs.logits, None, None, outputs.logits.shape[-1], *inner, embedding)
     head = student.get_output_embeddings()
     weight, bias = head.weight, getattr(head, "bias", None)

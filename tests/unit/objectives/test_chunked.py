@@ -61,6 +61,26 @@ def test_without_weights_the_hidden_states_are_the_logits() -> None:
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("with_weight", [True, False])
+def test_positions_that_are_not_used_have_no_gradient(with_weight: bool) -> None:
+    torch.manual_seed(4)
+    hidden = torch.randn(14, 6, requires_grad=True)
+    weight = torch.randn(20, 6, requires_grad=True) if with_weight else None
+    rows = torch.tensor([1, 2, 5, 6, 7, 11, 13])
+    labels = torch.randint(0, 6, (len(rows),))
+    logits = hidden[rows] if weight is None else hidden[rows] @ weight.T
+    dense, _ = loss_pieces(labels)((logits,), slice(0, len(rows)))
+    leaves = [hidden] if weight is None else [hidden, weight]
+    expected = torch.autograd.grad(dense, leaves)
+
+    layer = OutputLayer(hidden, weight, row_N=rows)
+    loss, _ = chunked_output_loss([layer], by_autograd(loss_pieces(labels)), even_chunks(len(rows), 3))
+    found = torch.autograd.grad(loss, leaves)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert (found[0][[0, 3, 4, 8, 9, 10, 12]] == 0).all()
+
+
 def test_no_position_costs_nothing_and_has_no_gradient() -> None:
     hidden = torch.zeros(0, 6, requires_grad=True)
     weight = torch.randn(20, 6, requires_grad=True)

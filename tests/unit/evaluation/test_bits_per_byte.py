@@ -150,6 +150,27 @@ def test_the_output_layer_is_used_where_it_gives_the_logits(llama):
     assert LogitsReader(llama).is_split
 
 
+def test_padding_on_the_right_needs_no_mask_unless_the_model_looks_ahead(llama, monkeypatch):
+    ids, mask = torch.tensor([[1, 2, 3, 4, 0, 0]]), torch.tensor([[1, 1, 1, 1, 0, 0]])
+    reader = LogitsReader(llama)
+    assert reader.attention_mask(mask) is None
+    with torch.no_grad():
+        own = llama.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        torch.testing.assert_close(reader.states(ids, mask)[:, :4], own[:, :4])
+
+    causal = llama.base_model.forward
+
+    def looks_ahead(*args, **kwargs):
+        outputs = causal(*args, **kwargs)
+        outputs.last_hidden_state = outputs.last_hidden_state + outputs.last_hidden_state.mean(
+            1, keepdim=True
+        )
+        return outputs
+
+    monkeypatch.setattr(llama.base_model, "forward", looks_ahead)
+    assert LogitsReader(llama).attention_mask(mask) is mask
+
+
 def test_the_training_mode_is_left_as_it_was(llama, start_tokenizer, sentences):
     llama.train()
     bits_per_byte(llama, start_tokenizer, sentences[:1], max_length=32, stride=16, batch_size=2)

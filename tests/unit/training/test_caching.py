@@ -96,7 +96,7 @@ def losses(parts: Any, cache: TeacherCache, terms: TermWeights) -> tuple[Any, An
     """(loss, gradient of the output weights) with the live teacher and with the cache, on one batch."""
     from distillation.objectives.distillation import DistillationObjective
     from distillation.training.objective import _tables
-    from distillation.training.trainer import _student_output
+    from distillation.training.trainer import distilling
 
     settings, corpus, aligner = parts
     models = settings.models
@@ -114,8 +114,8 @@ def losses(parts: Any, cache: TeacherCache, terms: TermWeights) -> tuple[Any, An
         batch = collator(pairs)
         tables = _tables(job, tokenizers, aligner, "cpu")
         whole = DistillationObjective(objective, aligner, source, tables=tables)
-        output = _student_output(student, whole, True, student.forward, batch)
-        loss, statistics = whole(output, batch)
+        with distilling(student, whole):
+            loss, statistics = student(**batch).values()
         loss.backward()
         named = dict(zip(whole.statistic_names, statistics.tolist(), strict=True))
         found.append((loss.item(), student.get_output_embeddings().weight.grad.clone(), named))

@@ -90,10 +90,10 @@ class BatchView:
         self._teacher = teacher
         self._needs_layers = needs_layers
         self.used_BT = batch["shift_labels"] != IGNORED
-        self.labels_N = batch["shift_labels"][self.used_BT]
+        row_N = self.used_BT.flatten().nonzero().squeeze(1)
+        self.labels_N = batch["shift_labels"].flatten()[row_N]
         # Not when first asked for: a term that looks at it without a graph would leave it without one.
         hidden_MD = student.hidden_BTD.flatten(0, 1)
-        row_N = self.used_BT.flatten().nonzero().squeeze(1)
         self.layer = OutputLayer(hidden_MD, student.weight_VD, student.bias_V, row_N)
         """The student's output layer over the used positions."""
 

@@ -68,15 +68,13 @@ class LiveTeacher:
         """Run the body on a batch."""
         if not (with_hidden_states or with_attentions):
             return TeacherOutput(self.reader.states(input_ids_BS, attention_mask_BS))
-        body = self.reader.model.base_model if self.reader.is_split else self.reader.model
-        outputs = body(
-            input_ids=input_ids_BS,
-            attention_mask=self.reader.attention_mask(attention_mask_BS),
-            use_cache=False,
+        outputs = self.reader.run(
+            input_ids_BS,
+            self.reader.attention_mask(attention_mask_BS),
             output_hidden_states=True,
             output_attentions=with_attentions,
         )
-        states_BSD = outputs.last_hidden_state if self.reader.is_split else outputs.logits
+        states_BSD = self.reader.states_of(outputs)
         return TeacherOutput(states_BSD, tuple(outputs.hidden_states), tuple(outputs.attentions or ()))
 
     def rows(self, states_RD: Tensor, temperature: float = 1.0) -> LiveRows:

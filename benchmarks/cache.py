@@ -6,7 +6,8 @@ All students of a seed start from the same weights and see the same windows in t
 are of the held-out documents that no checkpoint was chosen on. Seconds are of whole jobs, evaluations and
 start-up among them; a finished job is not trained again, and its seconds are those of its own run. Jobs run
 one after another, and a machine's speed wanders meanwhile: "in turn" are steps of the first seed's jobs that
-take turns in one process, medians.
+take turns in one process, medians. Text alone is the least that any step costs. Utilisation is the operations
+of a step's products over those that one large product does in the same time.
 """
 
 from __future__ import annotations
@@ -18,17 +19,23 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.seeds import bits_of, interval, read_settings, speed, to_stderr
+from benchmarks.utilisation import product_rate
 from distillation.config import CacheSettings, Settings
 
+if TYPE_CHECKING:
+    import torch
+
+    from distillation.training.run import TrainingRun
+
 NUM_TURNS, WARM_UP = 34, 4
-KINDS: tuple[str | None, ...] = (None, "sampling", "top_k")
+KINDS = ("text alone", "live", "sampling", "top_k")
 
 
 def measure(settings: Settings, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Return a row for the live teacher and for each kind of cache."""
+    """Return a row for text alone, for the live teacher and for each kind of cache."""
     from distillation.alignment import build_aligner
     from distillation.corpus import load_corpus
     from distillation.models import load_pair
@@ -41,19 +48,21 @@ def measure(settings: Settings, seeds: Sequence[int]) -> list[dict[str, Any]]:
     aligner = build_aligner(settings.alignment.strategy, *tokenizers.values(), **rows)
     result = []
     for kind in KINDS:
-        chosen = None if kind is None else CacheSettings(kind=kind)  # type: ignore[arg-type]
+        chosen = CacheSettings(kind=kind) if kind in ("sampling", "top_k") else None  # type: ignore[arg-type]
         cached = settings.model_copy(update={"cache": chosen})
         cache = None
         if chosen is not None:
             folder = Path(settings.training.output_dir).parent / "teacher_caches"
             request = prepare_cache(corpus, settings=cached, aligner=aligner, output_dir=folder)
             cache = fill_cache(request, on_estimate=to_stderr)
-        row: dict[str, Any] = {"kind": kind or "live", "bits": [], "seconds": [], "speed": [], "job_dirs": []}
+        row: dict[str, Any] = {"kind": kind, "bits": [], "seconds": [], "speed": [], "job_dirs": []}
         row["figures"] = {} if cache is None else cache.metrics
         for seed in seeds:
-            job_dir = prepare_job(
-                corpus, settings=cached.model_copy(update={"seed": seed}), aligner=aligner, cache=cache
-            )
+            seeded = cached.model_copy(update={"seed": seed})
+            if kind == "text alone":
+                job_dir = prepare_job(corpus, settings=seeded, variant="text_only")
+            else:
+                job_dir = prepare_job(corpus, settings=seeded, aligner=aligner, cache=cache)
             trained = run_job(job_dir, on_estimate=to_stderr)
             reference = models.student.model_copy(update={"path": str(trained.student_dir)})
             row["job_dirs"].append(job_dir)
@@ -61,16 +70,16 @@ def measure(settings: Settings, seeds: Sequence[int]) -> list[dict[str, Any]]:
             row["seconds"].append(trained.metrics["seconds"])
             row["speed"].append(speed(job_dir))
         result.append(row)
-    for row, milliseconds in zip(
-        result, steps_in_turn([row.pop("job_dirs")[0] for row in result]), strict=True
-    ):
-        row["milliseconds"] = milliseconds
+    turns = steps_in_turn([row.pop("job_dirs")[0] for row in result])
+    for row, (milliseconds, utilisation) in zip(result, turns, strict=True):
+        row |= {"milliseconds": milliseconds, "utilisation": utilisation}
     return result
 
 
-def steps_in_turn(job_dirs: Sequence[Path]) -> list[float]:
-    """Return the median milliseconds of a training step of each job, all on the same windows."""
+def steps_in_turn(job_dirs: Sequence[Path]) -> list[tuple[float, float]]:
+    """Return (median milliseconds, utilisation) of a training step of each job, all on the same windows."""
     import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
     from distillation.training import read_job
     from distillation.training.run import TrainingRun
@@ -79,7 +88,7 @@ def steps_in_turn(job_dirs: Sequence[Path]) -> list[float]:
     runs = [TrainingRun(job_dir, read_job(job_dir)) for job_dir in job_dirs]
     optimizers = [torch.optim.AdamW(run.student.parameters(), fused=True) for run in runs]
     seconds: list[list[float]] = [[] for _ in runs]
-    size = runs[0].job.training.batch_size
+    operations = []
     with ExitStack() as stack:
         for run in runs:
             stack.enter_context(distilling(run.student, run.objective))
@@ -87,13 +96,37 @@ def steps_in_turn(job_dirs: Sequence[Path]) -> list[float]:
         for number in range(NUM_TURNS):
             for run, optimizer, found in zip(runs, optimizers, seconds, strict=True):
                 begin = time.perf_counter()
-                batch = run.collator([run.windows[i] for i in range(number * size, (number + 1) * size)])
-                batch = {name: tensor.to(run.device) for name, tensor in batch.items()}
-                run.student(**batch)["loss"].backward()
-                optimizer.step()
-                optimizer.zero_grad()
+                _step(run, optimizer, number)
                 found.append(time.perf_counter() - begin)
-    return [1000 * median(found[WARM_UP:]) for found in seconds]
+        for run, optimizer in zip(runs, optimizers, strict=True):
+            with FlopCounterMode(display=False) as counter:
+                _step(run, optimizer, NUM_TURNS - 1)
+            operations.append(counter.get_total_flops())
+    medians = [median(found[WARM_UP:]) for found in seconds]
+    peak = product_rate(runs[0].device, _precision(runs[0]))
+    return [(1000 * one, number / one / peak) for one, number in zip(medians, operations, strict=True)]
+
+
+def _step(run: TrainingRun, optimizer: torch.optim.Optimizer, number: int) -> None:
+    """Take one step on the batch of a number."""
+    import torch
+
+    size = run.job.training.batch_size
+    batch = run.collator([run.windows[i] for i in range(number * size, (number + 1) * size)])
+    with torch.autocast(run.device, getattr(torch, _precision(run)), enabled=run.device != "cpu"):
+        loss = run.student(**{name: tensor.to(run.device) for name, tensor in batch.items()})["loss"]
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    if run.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _precision(run: TrainingRun) -> str:
+    """Return the format of the products, as training chooses it."""
+    from distillation.probing.device import choose_dtype
+
+    return choose_dtype("auto", run.device) if run.device != "cpu" else "float32"
 
 
 def table(result: Sequence[dict[str, Any]]) -> str:
@@ -106,11 +139,12 @@ def table(result: Sequence[dict[str, Any]]) -> str:
         "job s",
         "tokens/s",
         "ms/step in turn",
+        "utilisation",
         "fill s",
         "bias",
     )
     lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
-    live = result[0]
+    live = next(row for row in result if row["kind"] == "live")
     for row in result:
         against = [100 * (bits / other - 1) for bits, other in zip(row["bits"], live["bits"], strict=True)]
         mean, half = interval(against)
@@ -119,10 +153,11 @@ def table(result: Sequence[dict[str, Any]]) -> str:
             row["kind"],
             f"{figures['bytes_per_token']:.1f}" if figures else "",
             f"{interval(row['bits'])[0]:.4f}",
-            f"{mean:+.2f} ± {half:.2f} %" if figures else "",
+            f"{mean:+.2f} ± {half:.2f} %" if row is not live else "",
             f"{interval(row['seconds'])[0]:.0f}",
             f"{interval(row['speed'])[0]:,.0f}",
             f"{row['milliseconds']:.0f} ({live['milliseconds'] / row['milliseconds']:.2f} ×)",
+            f"{row['utilisation']:.0%}",
             f"{figures['seconds']:.0f}" if figures else "",
             f"{figures['dense/bias']:.3f}" if figures else "",
         ]

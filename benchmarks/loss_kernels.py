@@ -13,7 +13,8 @@ states and output weights:
     sorted L1    cross-entropy + the difference of sorted probabilities (ULD), written densely
 
 Time is the fastest of some rounds in which the variants take turns. Memory is what the peak of a fresh
-process (of the device, on one) rises by over what the models and states take. Every ratio is within one run.
+process (of the device, on one) rises by over what the models and states take. Utilisation is the speed of the
+products beside that of one large product. Every ratio is within one run.
 """
 
 # ruff: noqa: N802, N815 - the shape suffixes stand in names of fields too.
@@ -31,6 +32,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.alignment import read_texts
+from benchmarks.utilisation import product_rate
 
 TEXTS = ("LICENSE", "docs/benchmarks.md")
 VARIANTS = ("products", "ours", "naive", "sorted L1")
@@ -55,6 +57,11 @@ class Case:
     def teacher_weight_UD(self) -> Any:
         """The teacher's output layer."""
         return self.objective.teacher.reader.head.weight
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Of the gradients that any method returns, in the shapes of what came in, padding included."""
+        return int(self.student.hidden_BTD.nbytes + self.student.weight_VD.nbytes)
 
     @property
     def gigaflops(self) -> float:
@@ -264,6 +271,8 @@ def measure(options: argparse.Namespace, own_arguments: Sequence[str]) -> dict[s
         "rows": options.rows,
         "widths": options.widths,
         "gigaflops": case.gigaflops,
+        "peak_gigaflops": 1e-9 * product_rate(options.device, options.dtype),
+        "gradient_bytes": case.gradient_bytes,
         "seconds": seconds,
         "memory": memory,
     }
@@ -277,16 +286,17 @@ def markdown(result: dict[str, Any]) -> str:
         f"{teacher_rows:,} to {student_rows:,} rows, widths {teacher_width:,} and {student_width:,}; "
         f"{result['dtype']}, {result['device']}.",
         "",
-        "| variant | seconds | of the products | GFLOP/s of the products | extra memory | of naive |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| variant | seconds | of the products | GFLOP/s | utilisation | extra memory | of naive |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     seconds, memory = result["seconds"], result["memory"]
     for variant in seconds:
         ratio = f"{seconds[variant] / seconds['products']:.2f} ×" if "products" in seconds else ""
         share = f"{memory[variant] / memory['naive']:.1%}" if "naive" in memory else ""
+        rate = result["gigaflops"] / seconds[variant]
         lines.append(
-            f"| {variant} | {seconds[variant]:.3f} | {ratio} | {result['gigaflops'] / seconds[variant]:,.0f} "
-            f"| {memory[variant] / 2**20:,.0f} MiB | {share} |"
+            f"| {variant} | {seconds[variant]:.3f} | {ratio} | {rate:,.0f} "
+            f"| {rate / result['peak_gigaflops']:.0%} | {memory[variant] / 2**20:,.0f} MiB | {share} |"
         )
     return "\n".join(lines)
 

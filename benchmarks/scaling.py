@@ -4,8 +4,8 @@
 
 The cases of `benchmarks.loss_kernels`, with one size changed at a time. Time is per position, and beside the
 bare matrix products of the same sizes, both the fastest of some rounds. Memory is what the peak of a fresh
-process rises by, less the gradients themselves, which any method returns: the hidden states' and the output
-layer's.
+process rises by, less the gradients themselves, which any method returns: the output layer's, and the hidden
+states', of padding too.
 """
 
 from __future__ import annotations
@@ -55,12 +55,11 @@ def row(result: dict[str, Any]) -> str:
     """Return one result as a row of the table."""
     seconds, number = result["seconds"], result["num_positions"]
     (teacher_rows, student_rows), (teacher_width, student_width) = result["rows"], result["widths"]
-    gradients = 4 * student_width * (number + student_rows)
     return (
         f"| {result['sweep']} | {number:,} | {teacher_rows:,} → {student_rows:,} "
         f"| {teacher_width:,}, {student_width:,} | {1000 * seconds['ours'] / number:.2f} "
         f"| {seconds['ours'] / seconds['products']:.2f} × "
-        f"| {(result['memory']['ours'] - gradients) / 2**20:,.0f} MiB |"
+        f"| {(result['memory']['ours'] - result['gradient_bytes']) / 2**20:,.0f} MiB |"
     )
 
 

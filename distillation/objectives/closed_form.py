@@ -11,8 +11,8 @@ weights,
 
 and a position without a target has weight a + b on the text. Autograd would keep several (n, V) tensors for
 it. Here the logits become the probabilities and these the gradient, in the same memory, in stretches of the
-vocabulary that stay in a processor's cache. For that the logits lie as (V, n): a stretch is one piece, and so
-is what a matrix product reads and writes.
+vocabulary that stay in a processor's cache; on a GPU all of it at once, compiled. For that the logits lie as
+(V, n): a stretch is one piece, and so is what a matrix product reads and writes.
 
 Of a cached target only the columns of its entries are there, with all others merged into one outcome where it
 has a tail: r its probability, t the student's mass outside of the entries,
@@ -32,6 +32,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from distillation.objectives.compiled import compiled_on_device
 from distillation.objectives.divergences import LEAST_PROBABILITY
 
 TILE_ELEMENTS = 1 << 20
@@ -65,6 +66,7 @@ class Losses:
     """By the logits; in memory (V, n)."""
 
 
+@compiled_on_device
 def dense_losses(logits_Vn: Tensor, labels_n: Tensor, target_Vm: Tensor | None, weights: Weights) -> Losses:
     """Return the losses under a target over the whole vocabulary.
 
@@ -98,6 +100,7 @@ def dense_losses(logits_Vn: Tensor, labels_n: Tensor, target_Vm: Tensor | None, 
     return Losses(log_total_n - label_logit_n, divergence_m, logits_Vn.T)
 
 
+@compiled_on_device
 def sparse_losses(
     logits_Vn: Tensor,
     labels_n: Tensor,

@@ -12,7 +12,7 @@ nothing. A used position is one with a label: padding, prompts and special token
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,7 @@ class BatchView:
         batch: the collator's tensors.
         student: the student's output for it.
         teacher: runs the teacher; None for text alone.
-        needs_layers: (hidden states, attention maps): what the teacher is to return besides its last states.
+        teacher_output: gives what the teacher's body says of the batch; see `LiveTeacher.start`.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class BatchView:
         batch: Mapping[str, Tensor],
         student: StudentOutput,
         teacher: LiveTeacher | CachedTeacher | None,
-        needs_layers: tuple[bool, bool] = (False, False),
+        teacher_output: Callable[[], TeacherOutput] | None = None,
     ) -> None:
         self.batch = batch
         self.student = student
         self._teacher = teacher
-        self._needs_layers = needs_layers
+        self._teacher_output = teacher_output
         self.used_BT = batch["shift_labels"] != IGNORED
         row_N = self.used_BT.flatten().nonzero().squeeze(1)
         self.labels_N = batch["shift_labels"].flatten()[row_N]
@@ -113,8 +113,9 @@ class BatchView:
     @functools.cached_property
     def teacher_output(self) -> TeacherOutput:
         """The teacher's states, and inner states where they are asked for."""
-        ids_BS, mask_BS = self.batch["teacher_input_ids"], self.batch["teacher_attention_mask"]
-        return self.teacher.run(ids_BS, mask_BS, *self._needs_layers)
+        if self._teacher_output is not None:
+            return self._teacher_output()
+        return self.teacher.run(self.batch["teacher_input_ids"], self.batch["teacher_attention_mask"])
 
     @functools.cached_property
     def teacher_states_MD(self) -> Tensor:

@@ -19,7 +19,7 @@ modelling; the sum of the terms one by one is the whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,7 +40,7 @@ from distillation.teacher.cached import CachedTeacher
 
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
-    from distillation.teacher.live import LiveTeacher
+    from distillation.teacher.live import LiveTeacher, TeacherOutput
 
 FIXED_STATISTICS = ("num_tokens", "num_targets", "residual", "companion")
 
@@ -92,12 +92,26 @@ class DistillationObjective:
         """Whether both models must return attention maps."""
         return self.settings.terms.attention > 0
 
+    def start_teacher(
+        self, batch: Mapping[str, Tensor], only: str | None = None
+    ) -> Callable[[], TeacherOutput] | None:
+        """Let a live teacher read `batch` beside what the device does next, if a term wants to know it.
+
+        Returns:
+            What `__call__` takes as `teacher_output`.
+        """
+        if self.teacher is None or isinstance(self.teacher, CachedTeacher) or only == "cross_entropy":
+            return None
+        layers = (self.needs_hidden_states, self.needs_attentions)
+        return self.teacher.start(batch["teacher_input_ids"], batch["teacher_attention_mask"], *layers)
+
     def __call__(
         self,
         student: StudentOutput,
         batch: Mapping[str, Tensor],
         num_items: Tensor | int | None = None,
         only: str | None = None,
+        teacher_output: Callable[[], TeacherOutput] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return (loss, statistics).
 
@@ -106,14 +120,14 @@ class DistillationObjective:
             batch: as `training.windows.WindowCollator` makes it.
             num_items: student tokens to divide by; those of this batch if None.
             only: leave all terms out but this one, to measure it.
+            teacher_output: of `start_teacher`, if that was called for the batch.
 
         Returns:
             The loss, a scalar, and float32: sums over the batch as `statistic_names` names them.
         """
         active = self.settings.terms.active
         weights = active if only is None else {only: active[only]}
-        layers = (self.needs_hidden_states, self.needs_attentions)
-        view = BatchView(batch, student, self.teacher, layers)
+        view = BatchView(batch, student, self.teacher, teacher_output or self.start_teacher(batch, only))
         loss, statistics = LogitTerms(self, view, weights).loss()
         found = dict(zip(self.statistic_names, statistics, strict=True))
         for name in ("hidden", "attention"):

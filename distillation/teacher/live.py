@@ -7,7 +7,8 @@ columns of a tile.
 # ruff: noqa: N802, N815 - the shape suffixes stand in field names too.
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,37 @@ class LiveTeacher:
         states_BSD = self.reader.states_of(outputs)
         return TeacherOutput(states_BSD, tuple(outputs.hidden_states), tuple(outputs.attentions or ()))
 
+    def start(
+        self,
+        input_ids_BS: Tensor,
+        attention_mask_BS: Tensor,
+        with_hidden_states: bool = False,
+        with_attentions: bool = False,
+    ) -> Callable[[], TeacherOutput]:
+        """Begin `run` beside what the device does next and return what waits for its output.
+
+        On a CUDA device it is queued on a stream of its own. A processor has nothing to spare: it runs when
+        the output is asked for.
+        """
+        run = functools.partial(
+            self.run, input_ids_BS, attention_mask_BS, with_hidden_states, with_attentions
+        )
+        if not input_ids_BS.is_cuda:
+            return run
+        stream = _side_stream(input_ids_BS.device)
+        stream.wait_stream(torch.cuda.current_stream(stream.device))  # the batch is copied there
+        with torch.cuda.stream(stream):
+            output = run()
+
+        def finish() -> TeacherOutput:
+            current = torch.cuda.current_stream(stream.device)
+            current.wait_stream(stream)
+            for tensor in (output.states_BSD, *output.hidden_states, *output.attentions):
+                tensor.record_stream(current)  # else its memory might be used again while it is read there
+            return output
+
+        return finish
+
     def rows(self, states_RD: Tensor, temperature: float = 1.0) -> LiveRows:
         """Return rows of `states` as an aligner reads them; nothing is computed yet."""
         return LiveRows(self.reader, states_RD, temperature)
@@ -113,6 +145,11 @@ class LiveTeacher:
         least = torch.finfo(set_n.dtype).tiny
         log_set_n = (set_n / softmax.total_R).clamp_min(least).log()
         return torch.stack([logit_n - softmax.log_total_R, log_set_n], dim=1)
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 class LiveRows(TeacherRows):

@@ -46,8 +46,10 @@ def distilling(student: PreTrainedModel, objective: DistillationObjective) -> It
         if shift_labels is None:
             return original(*args, **kwargs)
         num_items, only = kwargs.pop("num_items_in_batch", None), kwargs.pop("only", None)
-        output = _student_output(reader, objective, original, kwargs)
-        loss, statistics = objective(output, {**kwargs, "shift_labels": shift_labels}, num_items, only)
+        batch = {**kwargs, "shift_labels": shift_labels}
+        teacher_output = objective.start_teacher(batch, only)
+        output = _student_output(reader, objective, original, batch)
+        loss, statistics = objective(output, batch, num_items, only, teacher_output)
         return {"loss": loss, "statistics": statistics}
 
     if len(objective.modules):

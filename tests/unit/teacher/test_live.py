@@ -65,3 +65,25 @@ def test_an_impossible_set_has_a_finite_logarithm(teacher: LiveTeacher) -> None:
     both = teacher.token_and_set_log_probs(states_RD, torch.zeros(len(states_RD)).long(), nothing_U)
     assert torch.isfinite(both).all()
     assert both[:, 1].max() < -80
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+        ),
+    ],
+)
+def test_started_teacher_says_the_same(tiny_teacher_dir: Path, device: str) -> None:
+    reference = ModelReference(path=str(tiny_teacher_dir))
+    teacher = LiveTeacher(load_model(reference, "teacher", device=device, dtype="float32"))
+    ids_BS = torch.arange(24, device=device).view(2, 12)
+    finish = teacher.start(ids_BS, torch.ones_like(ids_BS), True)
+    busy = torch.randn(512, 512, device=device)
+    for _ in range(20):
+        busy = (busy @ busy).tanh()
+    found, expected = finish(), teacher.run(ids_BS, torch.ones_like(ids_BS), True)
+    torch.testing.assert_close(found.states_BSD, expected.states_BSD)
+    torch.testing.assert_close(found.hidden_states, expected.hidden_states)

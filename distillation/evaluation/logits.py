@@ -18,7 +18,7 @@ Invariant (tests): both paths give the model's own logits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,8 @@ class LogitsReader:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self.whole: Callable[..., Any] = model
+        """What runs the model with its output layer."""
         self.head = model.get_output_embeddings()
         self.device: torch.device = next(model.parameters()).device
         self.is_split = self._head_gives_the_logits()
@@ -85,7 +87,7 @@ class LogitsReader:
             mask_BT: what `attention_mask` says.
             wanted: what else to return, as transformers names it: `output_hidden_states=True`.
         """
-        body = self.model.base_model if self.is_split else self.model
+        body = self.model.base_model if self.is_split else self.whole
         return body(input_ids=ids_BT.to(self.device), attention_mask=mask_BT, use_cache=False, **wanted)
 
     def attention_mask(self, mask_BT: Tensor) -> Tensor | None:

@@ -87,6 +87,7 @@ class TrainingRun:
         self.directory, self.job, self.name = directory, job, name or job.variant
         set_seed(job.seed)
         self.device = choose_device(job.models.device)
+        _claim_device(self.device)
         self.student_tokenizer = load_tokenizer(job.models.student, "student")
         self.teacher_tokenizer = load_tokenizer(job.models.teacher, "teacher")
         corpus = read_corpus(directory / "corpus")
@@ -276,6 +277,14 @@ def num_loaders(device: str) -> int:
     On a processor making a batch takes a thousandth of a step, and a process more would take a core from it.
     """
     return 1 if device == "cuda" else 0
+
+
+def _claim_device(device: str) -> None:
+    """Let `cuda` mean this process's own GPU where `torchrun` or `accelerate launch` started several."""
+    import torch
+
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
 def _drop_incomplete_checkpoints(directory: Path) -> None:

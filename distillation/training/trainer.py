@@ -41,6 +41,7 @@ def distilling(student: PreTrainedModel, objective: DistillationObjective) -> It
     """
     original = student.forward
     reader = LogitsReader(student)
+    reader.whole = original  # which the student's own call would no longer reach
 
     def forward(*args: Any, shift_labels: Tensor | None = None, **kwargs: Any) -> Any:
         if shift_labels is None:
@@ -48,7 +49,7 @@ def distilling(student: PreTrainedModel, objective: DistillationObjective) -> It
         num_items, only = kwargs.pop("num_items_in_batch", None), kwargs.pop("only", None)
         batch = {**kwargs, "shift_labels": shift_labels}
         teacher_output = objective.start_teacher(batch, only)
-        output = _student_output(reader, objective, original, batch)
+        output = _student_output(reader, objective, batch)
         loss, statistics = objective(output, batch, num_items, only, teacher_output)
         return {"loss": loss, "statistics": statistics}
 
@@ -64,24 +65,23 @@ def distilling(student: PreTrainedModel, objective: DistillationObjective) -> It
 
 
 def _student_output(
-    reader: LogitsReader, objective: DistillationObjective, original: Any, batch: dict[str, Any]
+    reader: LogitsReader, objective: DistillationObjective, batch: dict[str, Any]
 ) -> StudentOutput:
-    """Run the student's body on a batch; its own whole forward pass where that alone gives its logits."""
+    """Run the student's body on a batch; its whole forward pass where that alone gives its logits."""
     student = reader.model
-    outputs = (student.base_model if reader.is_split else original)(
-        input_ids=batch["input_ids"],
-        attention_mask=reader.attention_mask(batch["attention_mask"]),
-        use_cache=False,
+    outputs = reader.run(
+        batch["input_ids"],
+        reader.attention_mask(batch["attention_mask"]),
         output_hidden_states=objective.needs_hidden_states,
         output_attentions=objective.needs_attentions,
     )
     inner = (tuple(outputs.hidden_states or ()), tuple(outputs.attentions or ()))
     embedding: Any = student.get_input_embeddings().weight
+    states = reader.states_of(outputs)
     if not reader.is_split:
-        return StudentOutput(outputs.logits, None, None, outputs.logits.shape[-1], *inner, embedding)
-    head = student.get_output_embeddings()
-    weight, bias = head.weight, getattr(head, "bias", None)
-    return StudentOutput(outputs.last_hidden_state, weight, bias, weight.shape[0], *inner, embedding)
+        return StudentOutput(states, None, None, states.shape[-1], *inner, embedding)
+    weight, bias = reader.head.weight, getattr(reader.head, "bias", None)
+    return StudentOutput(states, weight, bias, reader.num_rows, *inner, embedding)
 
 
 class DistillationTrainer(Trainer):

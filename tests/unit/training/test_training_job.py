@@ -28,6 +28,7 @@ from distillation.corpus import load_corpus
 from distillation.errors import JobError
 from distillation.models import configured_output_rows, load_tokenizer
 from distillation.training import prepare_job, read_job, read_metrics, run_job
+from distillation.training.run import _claim_device
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -184,6 +185,19 @@ def test_two_processes_train_the_same_student(parts, tmp_path) -> None:
         assert one == pytest.approx(two, rel=1e-4)
     for name, tensor in students[0].items():
         torch.testing.assert_close(tensor, students[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_each_process_takes_its_own_gpu(monkeypatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    _claim_device("cpu")
+    assert not taken
+    _claim_device("cuda")
+    assert taken == [1]
+    monkeypatch.delenv("LOCAL_RANK")
+    _claim_device("cuda")
+    assert taken == [1]
 
 
 def test_batches_of_another_process_train_the_same_student(parts, tmp_path, monkeypatch) -> None:

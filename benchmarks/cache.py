@@ -13,16 +13,16 @@ of a step's products over those that one large product does in the same time.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.device import product_rate, seconds_of
 from benchmarks.seeds import bits_of, interval, read_settings, speed, to_stderr
-from benchmarks.utilisation import product_rate
 from distillation.config import CacheSettings, Settings
 
 if TYPE_CHECKING:
@@ -95,9 +95,8 @@ def steps_in_turn(job_dirs: Sequence[Path]) -> list[tuple[float, float]]:
             run.student.train()
         for number in range(NUM_TURNS):
             for run, optimizer, found in zip(runs, optimizers, seconds, strict=True):
-                begin = time.perf_counter()
-                _step(run, optimizer, number)
-                found.append(time.perf_counter() - begin)
+                one = functools.partial(_step, run, optimizer, number)
+                found.append(seconds_of(one, is_cuda=run.device == "cuda"))
         for run, optimizer in zip(runs, optimizers, strict=True):
             with FlopCounterMode(display=False) as counter:
                 _step(run, optimizer, NUM_TURNS - 1)
@@ -118,8 +117,6 @@ def _step(run: TrainingRun, optimizer: torch.optim.Optimizer, number: int) -> No
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-    if run.device == "cuda":
-        torch.cuda.synchronize()
 
 
 def _precision(run: TrainingRun) -> str:

@@ -26,13 +26,12 @@ import itertools
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.alignment import read_texts
-from benchmarks.utilisation import product_rate
+from benchmarks.device import peak_memory, product_rate, seconds_of
 
 TEXTS = ("LICENSE", "docs/benchmarks.md")
 VARIANTS = ("products", "ours", "naive", "sorted L1")
@@ -209,59 +208,37 @@ RUN: dict[str, Callable[[Case], None]] = {
 
 
 def _clock(case: Case, variant: str) -> float:
-    import torch
-
     case.student.hidden_BTD.grad = case.student.weight_VD.grad = None
-    synchronise = torch.cuda.synchronize if case.labels_N.is_cuda else (lambda: None)
-    synchronise()
-    start = time.perf_counter()
-    RUN[variant](case)
-    synchronise()
-    return time.perf_counter() - start
+    return seconds_of(lambda: RUN[variant](case), is_cuda=case.labels_N.is_cuda)
 
 
-def peak_memory(case: Case, variant: str) -> int:
-    """Return by how many bytes one call raises the peak."""
-    import torch
-
-    if case.labels_N.is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        RUN[variant](case)
-        return torch.cuda.max_memory_allocated() - before
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the peak starts anew from what the process holds now
-    before = _status("VmHWM")
-    RUN[variant](case)
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    with open("/proc/self/status") as file:
-        lines = dict(line.split(":", 1) for line in file)
-    return int(lines[name].split()[0]) * 1024
-
-
-def measure(options: argparse.Namespace, own_arguments: Sequence[str]) -> dict[str, Any]:
-    """Return seconds and bytes of every variant, and what they were measured on."""
-    import torch
-
-    memory = {
-        variant: int(
-            subprocess.run(
-                [sys.executable, "-m", "benchmarks.loss_kernels", "--memory-of", variant, *own_arguments],
-                check=True,
-                capture_output=True,
-                text=True,
-            ).stdout.split()[-1]
-        )
-        for variant in options.variants
+def peaks(variants: Sequence[str], own_arguments: Sequence[str]) -> dict[str, int]:
+    """Return the bytes of each variant, each from a process of its own."""
+    module = "benchmarks.loss_kernels"
+    commands = {
+        variant: [sys.executable, "-m", module, "--memory-of", variant, *own_arguments]
+        for variant in variants
     }
-    case = make_case(options)
-    seconds = dict.fromkeys(options.variants, float("inf"))
-    for _ in range(options.rounds):
-        for variant in options.variants:
-            seconds[variant] = min(seconds[variant], _clock(case, variant))
+    return {
+        variant: int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+        for variant, command in commands.items()
+    }
+
+
+def fastest(cases: Sequence[Case], variants: Sequence[str], rounds: int) -> list[dict[str, float]]:
+    """Return the seconds of each variant for each case; all of them take turns in every round."""
+    seconds = [dict.fromkeys(variants, float("inf")) for _ in cases]
+    for _ in range(rounds):
+        for case, found in zip(cases, seconds, strict=True):
+            for variant in variants:
+                found[variant] = min(found[variant], _clock(case, variant))
+    return seconds
+
+
+def describe(options: argparse.Namespace, case: Case) -> dict[str, Any]:
+    """Return what a case is, and what it runs on."""
+    import torch
+
     device = torch.cuda.get_device_name() if case.labels_N.is_cuda else f"{torch.get_num_threads()} threads"
     return {
         "device": device,
@@ -271,11 +248,17 @@ def measure(options: argparse.Namespace, own_arguments: Sequence[str]) -> dict[s
         "rows": options.rows,
         "widths": options.widths,
         "gigaflops": case.gigaflops,
-        "peak_gigaflops": 1e-9 * product_rate(options.device, options.dtype),
         "gradient_bytes": case.gradient_bytes,
-        "seconds": seconds,
-        "memory": memory,
     }
+
+
+def measure(options: argparse.Namespace, own_arguments: Sequence[str]) -> dict[str, Any]:
+    """Return seconds and bytes of every variant, and what they were measured on."""
+    memory = peaks(options.variants, own_arguments)
+    case = make_case(options)
+    (seconds,) = fastest([case], options.variants, options.rounds)
+    peak = 1e-9 * product_rate(options.device, options.dtype)
+    return describe(options, case) | {"seconds": seconds, "memory": memory, "peak_gigaflops": peak}
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -328,7 +311,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parse(given)
     if options.memory_of:
-        print(peak_memory(make_case(options), options.memory_of))
+        case = make_case(options)
+        print(peak_memory(lambda: RUN[options.memory_of](case), is_cuda=case.labels_N.is_cuda))
         return 0
     result = measure(options, given)
     print(json.dumps(result, indent=2) if options.json else markdown(result))

@@ -3,9 +3,9 @@
     python -m benchmarks.scaling [--teacher DIR --student DIR TEXT...] [--json]
 
 The cases of `benchmarks.loss_kernels`, with one size changed at a time. Time is per position, and beside the
-bare matrix products of the same sizes, both the fastest of some rounds. Memory is what the peak of a fresh
-process rises by, less the gradients themselves, which any method returns: the output layer's, and the hidden
-states', of padding too.
+bare matrix products of the same sizes, both the fastest of some rounds in which all cases of a sweep take
+turns, as a machine's speed wanders. Memory is what the peak of a fresh process rises by, less the gradients
+themselves, which any method returns: the output layer's, and the hidden states', of padding too.
 """
 
 from __future__ import annotations
@@ -29,13 +29,18 @@ SWEEPS: dict[str, tuple[tuple[str, ...], ...]] = {
 
 
 def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yield one result of `loss_kernels.measure` a case, with the name of its sweep."""
+    """Yield what `loss_kernels.describe` says of each case, with its sweep, seconds and bytes."""
     shared = ["--teacher", options.teacher, "--student", options.student, "--device", options.device]
-    shared += ["--dtype", options.dtype, "--rounds", str(options.rounds), "--variants", "products", "ours"]
+    shared += ["--dtype", options.dtype]
     for sweep in options.sweeps:
-        for changed in SWEEPS[sweep]:
-            arguments = [*shared, *changed, "--", *options.texts]
-            result = {"sweep": sweep} | loss_kernels.measure(loss_kernels.parse(arguments), arguments)
+        commands = [[*shared, *changed, "--", *options.texts] for changed in SWEEPS[sweep]]
+        memory = [loss_kernels.peaks(["ours"], command) for command in commands]
+        parsed = [loss_kernels.parse(command) for command in commands]
+        cases = [loss_kernels.make_case(one) for one in parsed]
+        seconds = loss_kernels.fastest(cases, ["products", "ours"], options.rounds)
+        for one, case, found, taken in zip(parsed, cases, seconds, memory, strict=True):
+            result = {"sweep": sweep, "seconds": found, "memory": taken}
+            result |= loss_kernels.describe(one, case)
             print(row(result), file=sys.stderr, flush=True)
             yield result
 

@@ -1,0 +1,52 @@
+"""What a call takes of a device, and what the device can do at most."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+LARGE = 4096
+"""Rows and columns of the product that shows what a device can do."""
+
+
+def seconds_of(call: Callable[[], object], *, is_cuda: bool) -> float:
+    """Return how long a call takes, with what it queued on a CUDA device."""
+    import torch
+
+    synchronise = torch.cuda.synchronize if is_cuda else (lambda: None)
+    synchronise()
+    start = time.perf_counter()
+    call()
+    synchronise()
+    return time.perf_counter() - start
+
+
+def peak_memory(call: Callable[[], object], *, is_cuda: bool) -> int:
+    """Return by how many bytes a call raises the peak of the CUDA device, or of this process."""
+    import torch
+
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak starts anew from what the process holds now
+    before = _status("VmHWM")
+    call()
+    return _status("VmHWM") - before
+
+
+def product_rate(device: str, dtype: str) -> float:
+    """Return the operations a second of a large product, 2 a multiply and add: the fastest of some."""
+    import torch
+
+    factor = torch.randn(LARGE, LARGE, device=device).to(getattr(torch, dtype))
+    seconds = [seconds_of(lambda: factor @ factor, is_cuda=factor.is_cuda) for _ in range(4)]
+    return 2 * LARGE**3 / min(seconds)
+
+
+def _status(name: str) -> int:
+    with open("/proc/self/status") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    return int(lines[name].split()[0]) * 1024

@@ -145,12 +145,13 @@ def table(result: Sequence[dict[str, Any]]) -> str:
     for row in result:
         against = [100 * (bits / other - 1) for bits, other in zip(row["bits"], live["bits"], strict=True)]
         mean, half = interval(against)
+        spread = f" ± {half:.2f}" if len(against) > 1 else ""
         figures = row["figures"]
         cells = [
             row["kind"],
             f"{figures['bytes_per_token']:.1f}" if figures else "",
             f"{interval(row['bits'])[0]:.4f}",
-            f"{mean:+.2f} ± {half:.2f} %" if row is not live else "",
+            f"{mean:+.2f}{spread} %" if row is not live else "",
             f"{interval(row['seconds'])[0]:.0f}",
             f"{interval(row['speed'])[0]:,.0f}",
             f"{row['milliseconds']:.0f} ({live['milliseconds'] / row['milliseconds']:.2f} ×)",

@@ -86,8 +86,8 @@ class TrainingRun:
 
         self.directory, self.job, self.name = directory, job, name or job.variant
         set_seed(job.seed)
+        _claim_gpu(job.models.device)
         self.device = choose_device(job.models.device)
-        _claim_device(self.device)
         self.student_tokenizer = load_tokenizer(job.models.student, "student")
         self.teacher_tokenizer = load_tokenizer(job.models.teacher, "teacher")
         corpus = read_corpus(directory / "corpus")
@@ -279,11 +279,15 @@ def num_loaders(device: str) -> int:
     return 1 if device == "cuda" else 0
 
 
-def _claim_device(device: str) -> None:
-    """Let `cuda` mean this process's own GPU where `torchrun` or `accelerate launch` started several."""
+def _claim_gpu(setting: str) -> None:
+    """Let `cuda` mean this process's own GPU where `torchrun` or `accelerate launch` started several.
+
+    Args:
+        setting: `models.device`.
+    """
     import torch
 
-    if device == "cuda" and "LOCAL_RANK" in os.environ:
+    if setting in ("auto", "cuda") and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 

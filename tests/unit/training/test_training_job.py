@@ -28,7 +28,7 @@ from distillation.corpus import load_corpus
 from distillation.errors import JobError
 from distillation.models import configured_output_rows, load_tokenizer
 from distillation.training import prepare_job, read_job, read_metrics, run_job
-from distillation.training.run import _claim_device
+from distillation.training.run import _claim_gpu
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -187,17 +187,19 @@ def test_two_processes_train_the_same_student(parts, tmp_path) -> None:
         torch.testing.assert_close(tensor, students[1][name], rtol=1e-3, atol=1e-4)
 
 
-def test_each_process_takes_its_own_gpu(monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("setting", "rank", "is_available", "expected"),
+    [("auto", "1", True, [1]), ("cpu", "1", True, []), ("cuda", None, True, []), ("auto", "1", False, [])],
+)
+def test_each_process_takes_its_own_gpu(monkeypatch, setting, rank, is_available, expected) -> None:
     taken: list[int] = []
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    _claim_device("cpu")
-    assert not taken
-    _claim_device("cuda")
-    assert taken == [1]
-    monkeypatch.delenv("LOCAL_RANK")
-    _claim_device("cuda")
-    assert taken == [1]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_available)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    _claim_gpu(setting)
+    assert taken == expected
 
 
 def test_batches_of_another_process_train_the_same_student(parts, tmp_path, monkeypatch) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.device import product_rate, seconds_of
+from benchmarks.device import operations_of, product_rate, seconds_of
 from benchmarks.seeds import bits_of, interval, read_settings, speed, to_stderr
 from distillation.config import CacheSettings, Settings
 
@@ -79,7 +79,6 @@ def measure(settings: Settings, seeds: Sequence[int]) -> list[dict[str, Any]]:
 def steps_in_turn(job_dirs: Sequence[Path]) -> list[tuple[float, float]]:
     """Return (median milliseconds, utilisation) of a training step of each job, all on the same windows."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from distillation.training import read_job
     from distillation.training.run import TrainingRun
@@ -98,9 +97,7 @@ def steps_in_turn(job_dirs: Sequence[Path]) -> list[tuple[float, float]]:
                 one = functools.partial(_step, run, optimizer, number)
                 found.append(seconds_of(one, is_cuda=run.device == "cuda"))
         for run, optimizer in zip(runs, optimizers, strict=True):
-            with FlopCounterMode(display=False) as counter:
-                _step(run, optimizer, NUM_TURNS - 1)
-            operations.append(counter.get_total_flops())
+            operations.append(operations_of(functools.partial(_step, run, optimizer, NUM_TURNS - 1)))
     medians = [median(found[WARM_UP:]) for found in seconds]
     peak = product_rate(runs[0].device, _precision(runs[0]))
     return [(1000 * one, number / one / peak) for one, number in zip(medians, operations, strict=True)]

@@ -142,7 +142,9 @@ def _parquet_rows(urls: list[str], source: HubSource) -> Iterator[dict[str, Any]
             if column not in file.schema_arrow.names:
                 raise missing_column(source, file.schema_arrow.names, f"split {source.split}")
             for group in range(file.num_row_groups):
-                yield from file.read_row_group(group, columns=[column]).to_pylist()
+                # One column gains nothing from threads, and one that still holds a buffer of `remote` when
+                # Python ends aborts the process (apache/arrow issue 45214).
+                yield from file.read_row_group(group, columns=[column], use_threads=False).to_pylist()
 
 
 def _rows(dataset: Iterable[dict[str, Any]], source: HubSource) -> Iterator[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
     from distillation.config import ComparisonSettings
 
 NUM_DOCUMENTS = 40
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def source_root() -> None:
+    """Tell ZenML where steps lie: it asks the main module, and a process of pytest-xdist has none."""
+    from zenml.utils import source_utils
+
+    source_utils.set_custom_source_root(str(REPOSITORY))
 
 
 def _result(name: str, bits: float, teacher: str = "teacher", continuation: str = " the items of the list."):

@@ -99,7 +99,7 @@ def steps_in_turn(job_dirs: Sequence[Path]) -> list[tuple[float, float]]:
         for run, optimizer in zip(runs, optimizers, strict=True):
             operations.append(operations_of(functools.partial(_step, run, optimizer, NUM_TURNS - 1)))
     medians = [median(found[WARM_UP:]) for found in seconds]
-    peak = product_rate(runs[0].device, _precision(runs[0]))
+    peak = product_rate(runs[0].device, runs[0].precision)
     return [(1000 * one, number / one / peak) for one, number in zip(medians, operations, strict=True)]
 
 
@@ -109,18 +109,11 @@ def _step(run: TrainingRun, optimizer: torch.optim.Optimizer, number: int) -> No
 
     size = run.job.training.batch_size
     batch = run.collator([run.windows[i] for i in range(number * size, (number + 1) * size)])
-    with torch.autocast(run.device, getattr(torch, _precision(run)), enabled=run.device != "cpu"):
+    with torch.autocast(run.device, getattr(torch, run.precision), enabled=run.device != "cpu"):
         loss = run.student(**{name: tensor.to(run.device) for name, tensor in batch.items()})["loss"]
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-
-
-def _precision(run: TrainingRun) -> str:
-    """Return the format of the products, as training chooses it."""
-    from distillation.probing.device import choose_dtype
-
-    return choose_dtype("auto", run.device) if run.device != "cpu" else "float32"
 
 
 def table(result: Sequence[dict[str, Any]]) -> str:

@@ -108,6 +108,13 @@ class TrainingRun:
         )
         self.collator = self._collator()
 
+    @property
+    def precision(self) -> str:
+        """Format of the student's matrix products."""
+        from distillation.probing.device import choose_dtype
+
+        return choose_dtype("auto", self.device) if self.device != "cpu" else "float32"
+
     def train(self, on_estimate: Callable[[str], None]) -> JobResult:
         """Train, keep the best checkpoint as `student/`, and mark the job finished."""
         from distillation.training.trainer import BEST_METRIC, distilling
@@ -188,13 +195,11 @@ class TrainingRun:
     def _arguments(self) -> TrainingArguments:
         from transformers import TrainingArguments
 
-        from distillation.probing.device import choose_dtype
         from distillation.training.trainer import BEST_METRIC
 
         settings = self.job.training
         steps = self._num_steps()
         interval = max(1, math.ceil(steps / settings.evaluations))
-        precision = choose_dtype("auto", self.device) if self.device != "cpu" else "float32"
         return TrainingArguments(
             output_dir=str(self.directory / "checkpoints"),
             max_steps=steps,
@@ -207,8 +212,8 @@ class TrainingRun:
             max_grad_norm=settings.max_grad_norm,
             adam_beta2=0.98,
             gradient_checkpointing=settings.gradient_checkpointing,
-            bf16=precision == "bfloat16",
-            fp16=precision == "float16",
+            bf16=self.precision == "bfloat16",
+            fp16=self.precision == "float16",
             use_cpu=self.device == "cpu",
             logging_steps=max(1, steps // NUM_LOG_LINES),
             logging_first_step=True,

@@ -22,22 +22,6 @@ def seconds_of(call: Callable[[], object], *, is_cuda: bool) -> float:
     return time.perf_counter() - start
 
 
-def peak_memory(call: Callable[[], object], *, is_cuda: bool) -> int:
-    """Return by how many bytes a call raises the peak of the CUDA device, or of this process."""
-    import torch
-
-    if is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        return torch.cuda.max_memory_allocated() - before
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the peak starts anew from what the process holds now
-    before = _status("VmHWM")
-    call()
-    return _status("VmHWM") - before
-
-
 def product_rate(device: str, dtype: str) -> float:
     """Return the operations a second of a large product, 2 a multiply and add: the fastest of some."""
     import torch
@@ -65,9 +49,3 @@ def operations_of(call: Callable[[], object]) -> int:
     with flop_counter.FlopCounterMode(display=False, custom_mapping=uncounted) as counter:
         call()
     return int(counter.get_total_flops())
-
-
-def _status(name: str) -> int:
-    with open("/proc/self/status") as file:
-        lines = dict(line.split(":", 1) for line in file)
-    return int(lines[name].split()[0]) * 1024

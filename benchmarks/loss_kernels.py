@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.alignment import read_texts
-from benchmarks.device import peak_memory, product_rate, seconds_of
+from benchmarks.device import product_rate, seconds_of
 
 TEXTS = ("LICENSE", "docs/benchmarks.md")
 VARIANTS = ("products", "ours", "naive", "sorted L1")
@@ -311,8 +311,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parse(given)
     if options.memory_of:
+        from distillation.evaluation.memory import peak_growth
+
         case = make_case(options)
-        print(peak_memory(lambda: RUN[options.memory_of](case), is_cuda=case.labels_N.is_cuda))
+        # Once: a second run would find the gradients of the first.
+        print(peak_growth(lambda: RUN[options.memory_of](case), case.labels_N.device, num_runs=1))
         return 0
     result = measure(options, given)
     print(json.dumps(result, indent=2) if options.json else markdown(result))

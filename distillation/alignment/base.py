@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from distillation.alignment.teacher_rows import TeacherRows, Workspace
+    from distillation.alignment.teacher_rows import ChunkMemory, TeacherRows
 
 SETTINGS_FILE = "aligner.json"
 TABLES_FILE = "aligner.safetensors"
@@ -137,7 +137,7 @@ class Aligner(ABC):
         """
 
     def targets_of(
-        self, teacher: TeacherRows, row_N: Tensor, rows: Rows, workspace: Workspace | None = None
+        self, teacher: TeacherRows, row_N: Tensor, rows: Rows, memory: ChunkMemory | None = None
     ) -> Targets:
         """Return the targets of N positions from the teacher's rows, each of which is computed once.
 
@@ -147,7 +147,7 @@ class Aligner(ABC):
             teacher: R rows.
             row_N: int64: which of them each position learns from.
             rows: facts about the same positions.
-            workspace: where targets may lie; they are gone when it is used again.
+            memory: where targets may lie; they are gone when it is used again. Its logits are overwritten.
         """
         import torch
 

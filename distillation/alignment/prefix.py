@@ -37,13 +37,13 @@ import numpy as np
 from distillation.alignment.base import Aligner, Rows, Targets, finish
 from distillation.alignment.reencoding import reencode
 from distillation.alignment.tables import longest_prefixes, offsets_by_id, prefix_ranges
-from distillation.alignment.teacher_rows import DenseRows, OnlineSoftmax, TeacherRows, Workspace, logits_at
+from distillation.alignment.teacher_rows import ChunkMemory, DenseRows, OnlineSoftmax, TeacherRows, logits_at
 from distillation.alignment.vocabularies import Vocabularies, map_specials
 
 if TYPE_CHECKING:
     from torch import Tensor
-MAX_ENTRIES = 1 << 22
-"""Entries of ranges that are in memory at a time: 16 MiB a float32 tensor."""
+MAX_ENTRIES = 1 << 20
+"""Entries of ranges that are in memory at a time: 4 MiB a float32 tensor, some 60 MiB with their places."""
 
 
 class PrefixAligner(Aligner):
@@ -63,7 +63,7 @@ class PrefixAligner(Aligner):
         return self.targets_of(DenseRows(teacher_log_probs_NU.detach()), own_N, rows)
 
     def targets_of(
-        self, teacher: TeacherRows, row_N: Tensor, rows: Rows, workspace: Workspace | None = None
+        self, teacher: TeacherRows, row_N: Tensor, rows: Rows, memory: ChunkMemory | None = None
     ) -> Targets:
         """See `Aligner.targets_of`.
 
@@ -76,9 +76,10 @@ class PrefixAligner(Aligner):
             self._check(rows)
             if not len(rows):
                 return self._nothing(row_N)
-            inside = _Inside(rows, row_N, teacher)
+            memory = memory or ChunkMemory()
+            inside = _Inside(rows, row_N, teacher, memory)
             # One more row than V: the residual bucket.
-            mass_VN = (workspace or Workspace()).empty(self.num_student_rows + 1, len(rows), row_N.device)
+            mass_VN = memory.targets.empty(self.num_student_rows + 1, len(rows), row_N.device)
             softmax = OnlineSoftmax(careful=False)
             logit_N = self._read(teacher, row_N, rows, inside, softmax, mass_VN)
             if softmax.overflowed:
@@ -198,13 +199,11 @@ def _in_place(row_N: Tensor, is_inside_N: Tensor) -> bool:
 class _Inside:
     """The positions inside of a teacher token, with the logits of their rows: ranges need single columns."""
 
-    def __init__(self, rows: Rows, row_N: Tensor, teacher: TeacherRows) -> None:
-        import torch
-
+    def __init__(self, rows: Rows, row_N: Tensor, teacher: TeacherRows, memory: ChunkMemory) -> None:
         self.is_inside_N = rows.num_emitted_N > 0
         self.index_i = self.is_inside_N.nonzero().squeeze(1)
         self.row_I, self.kept_i = row_N[self.index_i].unique(return_inverse=True)
-        self.logits_UI = torch.empty(teacher.num_columns, len(self.row_I), device=row_N.device)
+        self.logits_UI = memory.logits.empty(teacher.num_columns, len(self.row_I), row_N.device)
 
     def keep(self, columns: slice, logits_uR: Tensor) -> None:
         """Keep what is needed of a tile."""

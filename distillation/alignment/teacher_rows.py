@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -84,6 +85,15 @@ class Workspace:
             self._buffer = None  # not both at a time
             self._buffer = torch.empty(size, device=device)
         return self._buffer[:size].view(num_rows, num_columns)
+
+
+@dataclass(frozen=True)
+class ChunkMemory:
+    """What a chunk of positions is computed in, and the next chunk again."""
+
+    targets: Workspace = field(default_factory=Workspace)
+    logits: Workspace = field(default_factory=Workspace)
+    """Of the teacher's rows that targets are made of, then of the student: never both at a time."""
 
 
 class Tile:

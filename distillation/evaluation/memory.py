@@ -22,16 +22,17 @@ NUM_RUNS = 5
 """Runs of the work on a processor, of which the one that takes least counts."""
 
 
-def peak_growth(run: Callable[[], Any], device: Any) -> int | None:
+def peak_growth(run: Callable[[], Any], device: Any, num_runs: int = NUM_RUNS) -> int | None:
     """Return by how many bytes `run` raises the peak above what was held before; None where unknown.
 
     Args:
         run: the work; its result is let go.
         device: the `torch.device` that it runs on.
+        num_runs: on a processor; 1 for work that leaves something behind.
     """
     if device.type == "cuda":
         return _cuda_growth(run, device)
-    return _process_growth(run) if device.type == "cpu" else None
+    return _process_growth(run, num_runs) if device.type == "cpu" else None
 
 
 def bytes_of_weights(model: Any) -> int:
@@ -51,13 +52,13 @@ def _cuda_growth(run: Callable[[], Any], device: Any) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def _process_growth(run: Callable[[], Any]) -> int | None:
+def _process_growth(run: Callable[[], Any], num_runs: int) -> int | None:
     """Return the least growth of some runs: what else the process does can only add to one."""
     if not (PROCESS / "clear_refs").exists():
         return None
     growths = []
     gc.collect()
-    for _ in range(NUM_RUNS):
+    for _ in range(num_runs):
         _give_back_freed_memory()
         try:
             (PROCESS / "clear_refs").write_text("5")

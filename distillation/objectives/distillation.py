@@ -40,6 +40,7 @@ from distillation.teacher.cached import CachedTeacher
 
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
+    from distillation.alignment.teacher_rows import ChunkMemory
     from distillation.teacher.live import LiveTeacher, TeacherOutput
 
 FIXED_STATISTICS = ("num_tokens", "num_targets", "residual", "companion")
@@ -165,8 +166,13 @@ class DistillationObjective:
         boundaries = (tables["boundary_U"], tables["boundary_V"])
         return LikelihoodTerm(view, settings.likelihood, boundaries, self.chunk_size(view))
 
-    def target_source(self, view: BatchView) -> TargetSource | CachedTargets:
-        """Return the targets of a batch, by the aligner of the current stage or from the cache."""
+    def target_source(
+        self, view: BatchView, memory: ChunkMemory | None = None
+    ) -> TargetSource | CachedTargets:
+        """Return the targets of a batch, by the aligner of the current stage or from the cache.
+
+        `memory` is what chunks are computed in, if more than the targets are.
+        """
         assert self.aligner is not None
         if isinstance(self.teacher, CachedTeacher):
             names = self.settings.terms.active.keys() & set(DIVERGENCES)
@@ -179,6 +185,7 @@ class DistillationObjective:
             self.settings.temperature,
             suffix=stage_suffix(stage),
             companion=self.modules[name] if name in self.modules else None,  # type: ignore[arg-type] # noqa: SIM401
+            memory=memory,
         )
 
     def _layer_term(self, name: str, view: BatchView) -> tuple[Tensor, Tensor]:

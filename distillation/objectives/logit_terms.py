@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from distillation.alignment.teacher_rows import Workspace
+from distillation.alignment.teacher_rows import ChunkMemory
 from distillation.config import DIVERGENCES
 from distillation.objectives.batch import BatchView, Chunk
 from distillation.objectives.chunked import (
@@ -39,9 +39,9 @@ class LogitTerms:
         self, objective: DistillationObjective, view: BatchView, weights: Mapping[str, float]
     ) -> None:
         self.objective, self.view, self.weights = objective, view, weights
-        self._workspace = Workspace()
+        self._memory = ChunkMemory()
         self.divergences = [name for name in DIVERGENCES if name in weights]
-        self.source = objective.target_source(view) if self.divergences else None
+        self.source = objective.target_source(view, self._memory) if self.divergences else None
         names = [name for name in ("likelihood", "uld", "gold") if name in weights]
         self.terms = {name: objective.term(name, view) for name in names}
 
@@ -78,7 +78,7 @@ class LogitTerms:
             order_n = targets.and_others(order_n)
         labels_n = self.view.labels_N[order_n]
         weights = Weights(self.weights.get("cross_entropy", 0.0), self.weights.get("forward_kl", 0.0))
-        losses = _losses(layers[0].logits_by_row(order_n, self._workspace), labels_n, targets, weights)
+        losses = _losses(layers[0].logits_by_row(order_n, self._memory.logits), labels_n, targets, weights)
         found = self._no_statistics(losses.cross_entropy_n)
         found["sum.cross_entropy"] = losses.cross_entropy_n.sum()
         num_targets = len(losses.divergence_m)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from distillation.alignment.base import Aligner, Rows, Targets
-from distillation.alignment.teacher_rows import Workspace
+from distillation.alignment.teacher_rows import ChunkMemory
 
 if TYPE_CHECKING:
     from distillation.objectives.batch import BatchView
@@ -61,6 +61,7 @@ class TargetSource:
         temperature: of both distributions.
         suffix: of the names under which the collator put this stage's alignment.
         companion: of an aligner that learns.
+        memory: to compute a chunk in, with what comes after its targets.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class TargetSource:
         temperature: float,
         suffix: str = "",
         companion: Companion | None = None,
+        memory: ChunkMemory | None = None,
     ) -> None:
         self.view, self.aligner, self.temperature, self.companion = view, aligner, temperature, companion
         batch, used_BT = view.batch, view.used_BT
@@ -85,7 +87,7 @@ class TargetSource:
             num_tail_N=num_tail_N,
             tail_log_prob_N=tail_log_prob_N,
         )
-        self._workspace = Workspace()
+        self._memory = memory or ChunkMemory()
         self.companion_layer = None if companion is None else companion.layer(view, self.row_N)
 
     def of_chunk(self, chunk: slice, companion_logits_nV: Tensor | None = None) -> ChunkTargets:
@@ -123,7 +125,7 @@ class TargetSource:
         # Positions inside of one teacher token share its row. In the order of their first position.
         row_R, own_m = _first_seen(self.row_N[chosen_m])
         teacher = self.view.teacher.rows(self.view.teacher_states_MD[row_R], self.temperature)
-        return self.aligner.targets_of(teacher, own_m, self.rows[chosen_m], self._workspace)
+        return self.aligner.targets_of(teacher, own_m, self.rows[chosen_m], self._memory)
 
     def _tails(self, num_tail_N: Tensor) -> Tensor:
         """Return the summed log-probability of the teacher tokens that each student token runs on into."""

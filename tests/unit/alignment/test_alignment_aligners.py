@@ -32,7 +32,7 @@ from distillation.alignment.base import Aligner, Rows
 from distillation.alignment.build import ALIGNERS as ALL_ALIGNERS
 from distillation.alignment.pairs import EncodedPair, PairEncoder
 from distillation.alignment.spans import Alignment
-from distillation.alignment.teacher_rows import DenseRows
+from distillation.alignment.teacher_rows import ChunkMemory, DenseRows
 from distillation.alignment.token_bytes import tokens_as_bytes
 from distillation.alignment.vocabularies import map_specials
 from distillation.errors import AlignmentError
@@ -236,6 +236,17 @@ def test_rows_that_positions_share_are_read_once(
     for name in ("probabilities_NV", "residual_N"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-6)
     assert torch.equal(found.usable_N, expected.usable_N)
+
+
+def test_targets_outlive_the_logits_that_they_were_made_of(trained: tuple[Tokenizer, Tokenizer]) -> None:
+    aligner, memory = built("prefix", *trained), ChunkMemory()
+    rows = positions(aligner, *trained)
+    log_probs = random_log_probs(len(rows), aligner.num_teacher_rows, 5)
+    expected = aligner.targets(log_probs, rows)
+    for _ in range(2):  # at first the memory is new, then it is full of something else
+        found = aligner.targets_of(DenseRows(log_probs), torch.arange(len(rows)), rows, memory)
+        memory.logits.empty(1000, 100, log_probs.device).fill_(torch.nan)
+        assert torch.equal(found.probabilities_NV, expected.probabilities_NV)
 
 
 def test_small_chunks_change_nothing(trained: tuple[Tokenizer, Tokenizer], monkeypatch: Any) -> None:

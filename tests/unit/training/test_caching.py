@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import signal
 import subprocess
@@ -14,22 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+from caching_parts import fill, losses, make_parts, with_cache
 from safetensors.torch import load_file
-from training_settings import make_settings
 
-from distillation.alignment import Aligner, PairEncoder, build_aligner
-from distillation.config import CacheSettings, ObjectiveSettings, Settings, TermWeights
-from distillation.corpus import Corpus, load_corpus
+from distillation.alignment import Aligner
+from distillation.config import ObjectiveSettings, Settings, TermWeights
+from distillation.corpus import Corpus
 from distillation.corpus.corpus import fingerprint_of
 from distillation.errors import JobError
-from distillation.models import configured_output_rows, load_model, load_tokenizer, start_token_id
 from distillation.teacher.cache import CacheReader, TeacherCache
-from distillation.teacher.cached import CachedTeacher
-from distillation.teacher.live import LiveTeacher
 from distillation.training import prepare_job, read_metrics, run_job
-from distillation.training.cached_windows import CachedCollator
 from distillation.training.caching import fill_cache, prepare_cache
-from distillation.training.windows import WindowCollator, make_windows
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -37,24 +31,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory, tiny_teacher_dir, tiny_student_dir, english_documents):
     path = tmp_path_factory.mktemp("corpus") / "documents.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in english_documents))
-    settings = make_settings(tiny_teacher_dir, tiny_student_dir, path, cache={"windows_per_shard": 16})
-    models = settings.models
-    tokenizers = {role: load_tokenizer(getattr(models, role), role) for role in ("teacher", "student")}
-    rows = {
-        f"num_{role}_rows": configured_output_rows(getattr(models, role), role)
-        for role in ("teacher", "student")
-    }
-    aligner = build_aligner("prefix", *tokenizers.values(), **rows)
-    return settings, load_corpus(settings.corpus, tokenizers), aligner
-
-
-def with_cache(settings: Settings, **values: Any) -> Settings:
-    terms = values.pop("terms", None)
-    update: dict[str, Any] = {"cache": CacheSettings(**({"windows_per_shard": 16} | values))}
-    if terms is not None:
-        update["objective"] = ObjectiveSettings(terms=terms)
-    return settings.model_copy(update=update)
+    return make_parts(tiny_teacher_dir, tiny_student_dir, path, english_documents)
 
 
 def first_half(corpus: Corpus) -> Corpus:
@@ -70,13 +47,6 @@ def content(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in [*files, directory / "dense.safetensors"]}
 
 
-def fill(parts: Any, folder: Path, **values: Any) -> TeacherCache:
-    settings, corpus, aligner = parts
-    changed = with_cache(settings, **values)
-    request = prepare_cache(corpus, settings=changed, aligner=aligner, output_dir=folder)
-    return fill_cache(request, on_estimate=lambda line: None)
-
-
 def fill_in_process(request: Path) -> subprocess.Popen:
     return in_process("distillation.training.caching", request)
 
@@ -90,36 +60,6 @@ def in_process(module: str, directory: Path) -> subprocess.Popen:
 
 
 # --------------------------------------------------------------------------------- the teacher's own words
-
-
-def losses(parts: Any, cache: TeacherCache, terms: TermWeights) -> tuple[Any, Any]:
-    """(loss, gradient of the output weights) with the live teacher and with the cache, on one batch."""
-    from distillation.objectives.distillation import DistillationObjective
-    from distillation.training.objective import _tables
-    from distillation.training.trainer import distilling
-
-    settings, corpus, aligner = parts
-    models = settings.models
-    tokenizers = load_tokenizer(models.teacher, "teacher"), load_tokenizer(models.student, "student")
-    pairs = make_windows(PairEncoder(*tokenizers), corpus.train, 64).pairs[:6]
-    starts = start_token_id(tokenizers[1]), start_token_id(tokenizers[0])
-    live = WindowCollator(*starts, aligner)
-    cached = CachedCollator(live, CacheReader(cache.directory))
-    objective = ObjectiveSettings(terms=terms)
-    teacher = LiveTeacher(load_model(models.teacher, "teacher", dtype="float32"))
-    job: Any = type("Job", (), {"objective": objective})
-    found = []
-    for collator, source in ((live, teacher), (cached, CachedTeacher(cache.settings))):
-        student = load_model(models.student, "student", dtype="float32").requires_grad_(True)
-        batch = collator(pairs)
-        tables = _tables(job, tokenizers, aligner, "cpu")
-        whole = DistillationObjective(objective, aligner, source, tables=tables)
-        with distilling(student, whole):
-            loss, statistics = student(**batch).values()
-        loss.backward()
-        named = dict(zip(whole.statistic_names, statistics.tolist(), strict=True))
-        found.append((loss.item(), student.get_output_embeddings().weight.grad.clone(), named))
-    return found[0], found[1]
 
 
 @pytest.mark.parametrize(

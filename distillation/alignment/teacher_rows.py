@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-TILE_ELEMENTS = 1 << 20
-"""Logits of a tile on a processor: 4 MiB in float32. A device takes all columns at once."""
+TILE_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27}
+"""Logits of a tile by kind of device: 4 MiB in float32 on a processor, whose cache holds them; 512 MiB on a
+GPU, mostly all columns at once, and a bound however many rows are asked for."""
 LEAST_COLUMNS = 64
 MAX_RISE = 40.0
 """How far logits may lie above the reference before it is moved: exp(40) squared is still a float32."""
@@ -179,7 +180,12 @@ def logits_at(columns: slice, logits_uR: Tensor, token_n: Tensor, row_n: Tensor,
 
 def tile_columns(like: Tensor, num_rows: int) -> int:
     """Return how many columns of `num_rows` rows make a tile on the device of `like`."""
-    return 1 << 30 if like.is_cuda else max(LEAST_COLUMNS, TILE_ELEMENTS // max(num_rows, 1))
+    return max(LEAST_COLUMNS, tile_elements(like.device.type) // max(num_rows, 1))
+
+
+def tile_elements(device: str) -> int:
+    """Return how many logits make a tile on a kind of device."""
+    return TILE_ELEMENTS.get(device, TILE_ELEMENTS["cpu"])
 
 
 def column_slices(num_columns: int, size: int) -> Iterator[slice]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from distillation.alignment.teacher_rows import tile_elements
 from distillation.probing.architecture import ArchitectureProbe
 
 BYTES_PER_NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -44,7 +45,8 @@ class MemoryEstimate(BaseModel):
     teacher_weights: int
     teacher_activations: int
     logits: int
-    """The chunk of positions whose target and logits exist at a time, and the output layer's gradient."""
+    """The chunk of positions whose target and logits exist at a time, with a tile of the teacher's, and the
+    output layer's gradient."""
     free: int
 
     @property
@@ -105,6 +107,9 @@ def estimate_memory(
     teacher_size = BYTES_PER_NUMBER[teacher_dtype]
     # The gradient of the output weights adds up in float32, beside the one that the optimiser reads.
     logits = 4 * (chunk * numbers + student.num_output_rows * student.width)
+    if teacher:
+        tile = min(chunk * teacher.num_output_rows, tile_elements(device))
+        logits += tile * (4 if teacher_dtype == "float32" else 4 + teacher_size)  # turned into float32
     return MemoryEstimate(
         student_weights=student.num_parameters * size,
         gradients=student.num_parameters * size,

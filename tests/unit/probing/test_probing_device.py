@@ -126,7 +126,8 @@ def test_estimate_counts_weights_exactly(make_config) -> None:
     assert need.student_weights == need.gradients == 4 * student.num_parameters
     assert need.optimizer == 8 * student.num_parameters
     assert need.teacher_weights == 2 * teacher.num_parameters
-    assert need.logits == 4 * (8 * 4 * 300 + 300 * student.width)
+    tile = 8 * teacher.num_output_rows * (2 + 4)
+    assert need.logits == 4 * (8 * 4 * 300 + 300 * student.width) + tile
     assert need.fits
     alone = estimate_memory(None, student, free=need.student_weights, batch_size=2, max_length=16)
     assert (alone.teacher_weights, alone.teacher_activations, alone.fits) == (0, 0, False)

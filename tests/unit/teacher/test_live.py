@@ -15,7 +15,7 @@ from distillation.teacher.live import LiveTeacher
 
 @pytest.fixture
 def teacher(tiny_teacher_dir: Path, monkeypatch) -> LiveTeacher:
-    monkeypatch.setattr(teacher_rows, "TILE_ELEMENTS", 100 * 64)  # several tiles
+    monkeypatch.setitem(teacher_rows.TILE_ELEMENTS, "cpu", 100 * 64)  # several tiles
     return LiveTeacher(load_model(ModelReference(path=str(tiny_teacher_dir)), "teacher", dtype="float32"))
 
 

@@ -41,7 +41,7 @@ def train_gold(job_dir: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.experimental.gold import GOLDConfig, GOLDTrainer
 
-    from distillation.training.callbacks import peak_memory_mb
+    from distillation.evaluation.memory import peak_bytes
 
     job = json.loads((job_dir / "job.json").read_text())
     training, (text_weight, teacher_weight) = job["training"], job["weights"]
@@ -93,7 +93,7 @@ def train_gold(job_dir: Path) -> None:
     tokens = job["num_tokens"] / job["num_steps"]
     write_json(
         job_dir / "figures.json",
-        {"speed": tokens / median(clock.seconds), "memory": peak_memory_mb("cpu")},
+        {"speed": tokens / median(clock.seconds), "memory": peak_bytes(trainer.args.device) / 2**20},
     )
 
 

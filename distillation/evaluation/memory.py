@@ -1,17 +1,20 @@
-"""How far a piece of work raises the peak of memory.
+"""The peak of memory, and how far a piece of work raises it.
 
 On CUDA the allocator tells. On Linux the kernel tells the peak of the whole process (`VmHWM`), and starts it
 anew from what the process holds now when 5 is written to `/proc/self/clear_refs`. Memory that the C library
-has kept after it was freed would hide growth, so it is given back first. Elsewhere nobody tells: None.
+has kept after it was freed would hide growth, so it is given back first. Elsewhere a process knows its peak
+since it began, and nobody tells growth: None.
 
-The figure on a processor is that of the process, whole pages and holes included: other threads and earlier
+The growth on a processor is that of the process, whole pages and holes included: other threads and earlier
 work add to it, some ten megabytes in what was measured here. So it is the least of some runs; it tells models
 of hundreds of megabytes apart, and not models of five.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,33 @@ def peak_growth(run: Callable[[], Any], device: Any, num_runs: int = NUM_RUNS) -
     return _process_growth(run, num_runs) if device.type == "cpu" else None
 
 
+def restart_peak(device: Any) -> None:
+    """Let `peak_bytes` tell of what comes from now on, where that is possible."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # not Linux, or a system that keeps it to itself
+        (PROCESS / "clear_refs").write_text("5")
+
+
+def peak_bytes(device: Any) -> int:
+    """Return the most memory of a CUDA device, or else of this process, since it began or `restart_peak`."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        return _peak()
+    except (OSError, KeyError):
+        # Not on Linux, where a process inherits this figure from the one that started it.
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
+
+
 def bytes_of_weights(model: Any) -> int:
     """Return the bytes of a model's parameters and buffers; tied ones count once."""
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
@@ -45,11 +75,11 @@ def _cuda_growth(run: Callable[[], Any], device: Any) -> int:
     import torch
 
     torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
+    restart_peak(device)
     before = torch.cuda.memory_allocated(device)
     run()
     torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
+    return peak_bytes(device) - before
 
 
 def _process_growth(run: Callable[[], Any], num_runs: int) -> int | None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import ProgressCallback, TrainerCallback
 
+from distillation.evaluation.memory import peak_bytes, restart_peak
 from distillation.training.job import COMPLETE
 from distillation.training.metrics import MetricsLog
 
@@ -36,7 +36,8 @@ class JobCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Go on counting where the checkpoint stopped."""
+        """Go on counting where the checkpoint stopped, and look at memory from here on."""
+        restart_peak(args.device)
         if state.global_step:
             self.trainer.load_counts(_checkpoint(args, state))
         self.last_time = time.perf_counter()
@@ -59,7 +60,7 @@ class JobCallback(TrainerCallback):
         if "loss" in logs:
             now = time.perf_counter()
             metrics["tokens_per_second"] = logs["num_tokens"] / max(now - self.last_time, 1e-9)
-            metrics["memory_mb"] = peak_memory_mb(args.device)
+            metrics["memory_mb"] = peak_bytes(args.device) / 2**20
             self.last_time = now
         self.log.append(state.global_step, self.trainer.tokens_seen, metrics)
 
@@ -102,14 +103,3 @@ class StepProgressCallback(ProgressCallback):
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
     return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-
-
-def peak_memory_mb(device: torch.device | str) -> float:
-    """Return the peak memory of the device, or of this process where the device is the processor, in MiB."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

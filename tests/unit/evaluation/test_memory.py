@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,31 @@ def test_growth_is_what_the_work_holds_at_once():
 
     growth = measure.peak_growth(work, torch.device("cpu"))
     assert 47 * MIB <= growth < 96 * MIB
+
+
+@needs_linux
+def test_the_peak_is_that_of_now_and_not_of_before():
+    cpu = torch.device("cpu")
+    torch.ones(192 * MIB // 4)
+    before = measure.peak_bytes(cpu)
+    measure._give_back_freed_memory()
+    measure.restart_peak(cpu)
+    restarted = measure.peak_bytes(cpu)
+    assert restarted < before - 128 * MIB
+    held = torch.ones(192 * MIB // 4)
+    assert measure.peak_bytes(cpu) >= restarted + held.nbytes - 32 * MIB
+
+
+@needs_linux
+def test_the_peak_is_not_that_of_the_process_that_started_this_one():
+    """`ru_maxrss` is: a small process started by a large one would be called large."""
+    held = torch.ones(768 * MIB // 4)
+    program = (
+        "from types import SimpleNamespace as Device; from distillation.evaluation.memory import peak_bytes;"
+        "print(peak_bytes(Device(type='cpu')))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert 16 * MIB < int(found.stdout) < held.nbytes
 
 
 @needs_linux

@@ -30,6 +30,7 @@ from distillation.fingerprint import digest_of
 TEXT_WEIGHT = 0.1
 GOLD = {"GOLD": (0.0, 1.0), "GOLD + text": (TEXT_WEIGHT, 1 - TEXT_WEIGHT)}
 """Weights of cross-entropy and of the distillation loss."""
+SYSTEMS = ("text alone", "ours", *GOLD)
 PRETRAINING_BYTES = 6_000_000
 """Of the documentation, which is long enough that no text is seen twice while the pair is made."""
 WIDTHS, NUM_LAYERS, HEAD_DIM = (192, 128), (4, 3), 32
@@ -93,8 +94,10 @@ def _write_untrained(folder: Path, tokenizer_dir: str, rows: int, width: int, nu
     tokenizer.save_pretrained(folder)
 
 
-def measure(settings: Settings, seeds: Sequence[int], folder: Path) -> dict[str, Any]:
-    """Train the student by each system for each seed; return bits per byte, tokens/s and MiB by name."""
+def measure(
+    settings: Settings, seeds: Sequence[int], folder: Path, names: Sequence[str] = SYSTEMS
+) -> dict[str, Any]:
+    """Train the student by each of some systems for each seed; return bits per byte, tokens/s and MiB by name."""
     from distillation.alignment import build_aligner
     from distillation.corpus import load_corpus
     from distillation.models import load_pair
@@ -106,7 +109,7 @@ def measure(settings: Settings, seeds: Sequence[int], folder: Path) -> dict[str,
     systems: dict[str, dict[str, list[float]]] = {}
     for seed in seeds:
         seeded = settings.model_copy(update={"seed": seed})
-        for name in ("text alone", "ours", *GOLD):
+        for name in names:
             if name in GOLD:
                 student, figures = _train_gold(name, seeded, corpus, folder)
             else:
@@ -202,6 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--teacher-steps", type=int, default=600, help="steps that make the teacher")
     parser.add_argument("--student-steps", type=int, default=100, help="steps that make the student")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="ours among them")
     parser.add_argument(
         "--folder", type=Path, default=Path("outputs/gold"), help="what is done already is kept here"
     )
@@ -213,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.tokenizers:
         settings = make_pair(options, settings)
     if not options.make_only:
-        result = measure(settings, options.seeds, options.folder)
+        result = measure(settings, options.seeds, options.folder, options.systems)
         print(json.dumps(result, indent=2) if options.json else table(result))
 
 

@@ -97,7 +97,7 @@ def _write_untrained(folder: Path, tokenizer_dir: str, rows: int, width: int, nu
 def measure(
     settings: Settings, seeds: Sequence[int], folder: Path, names: Sequence[str] = SYSTEMS
 ) -> dict[str, Any]:
-    """Train the student by each of some systems for each seed; return bits per byte, tokens/s and MiB by name."""
+    """Train the student by some systems for each seed; return bits per byte, tokens/s and MiB by name."""
     from distillation.alignment import build_aligner
     from distillation.corpus import load_corpus
     from distillation.models import load_pair

@@ -12,7 +12,6 @@ of hundreds of megabytes apart, and not models of five.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import sys
 from collections.abc import Callable
@@ -35,18 +34,21 @@ def peak_growth(run: Callable[[], Any], device: Any, num_runs: int = NUM_RUNS) -
     """
     if device.type == "cuda":
         return _cuda_growth(run, device)
-    return _process_growth(run, num_runs) if device.type == "cpu" else None
+    return _process_growth(run, device, num_runs) if device.type == "cpu" else None
 
 
-def restart_peak(device: Any) -> None:
-    """Let `peak_bytes` tell of what comes from now on, where that is possible."""
+def restart_peak(device: Any) -> bool:
+    """Let `peak_bytes` tell of what comes from now on; False where that is not possible."""
     if device.type == "cuda":
         import torch
 
         torch.cuda.reset_peak_memory_stats(device)
-        return
-    with contextlib.suppress(OSError):  # not Linux, or a system that keeps it to itself
+        return True
+    try:
         (PROCESS / "clear_refs").write_text("5")
+    except OSError:  # not Linux, or a system that keeps it to itself
+        return False
+    return True
 
 
 def peak_bytes(device: Any) -> int:
@@ -82,16 +84,15 @@ def _cuda_growth(run: Callable[[], Any], device: Any) -> int:
     return peak_bytes(device) - before
 
 
-def _process_growth(run: Callable[[], Any], num_runs: int) -> int | None:
+def _process_growth(run: Callable[[], Any], device: Any, num_runs: int) -> int | None:
     """Return the least growth of some runs: what else the process does can only add to one."""
-    if not (PROCESS / "clear_refs").exists():
-        return None
     growths = []
     gc.collect()
     for _ in range(num_runs):
         _give_back_freed_memory()
+        if not restart_peak(device):
+            return None
         try:
-            (PROCESS / "clear_refs").write_text("5")
             before = _peak()
         except (OSError, KeyError):
             return None

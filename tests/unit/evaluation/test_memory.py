@@ -19,15 +19,26 @@ needs_linux = pytest.mark.skipif(
 )
 
 
+def in_new_process(program: str) -> int:
+    """The number that a process of its own prints: what earlier tests freed has left holes in this one."""
+    found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    return int(found.stdout)
+
+
 @needs_linux
 def test_growth_is_what_the_work_holds_at_once():
-    def work():
-        # Of one size: what an earlier test freed is a hole that the first takes and the next ones take again.
-        for _ in range(8):
-            torch.ones(48 * MIB // 4)
+    growth = in_new_process("""
+import torch
+from distillation.evaluation.memory import peak_growth
 
-    growth = measure.peak_growth(work, torch.device("cpu"))
-    assert 47 * MIB <= growth < 96 * MIB
+def work():
+    first = torch.ones(48 * 2**20 // 4)
+    del first
+    torch.ones(96 * 2**20 // 4)
+
+print(peak_growth(work, torch.device("cpu")))
+""")
+    assert 95 * MIB <= growth < 120 * MIB
 
 
 @needs_linux
@@ -47,12 +58,13 @@ def test_the_peak_is_that_of_now_and_not_of_before():
 def test_the_peak_is_not_that_of_the_process_that_started_this_one():
     """`ru_maxrss` is: a small process started by a large one would be called large."""
     held = torch.ones(768 * MIB // 4)
-    program = (
-        "from types import SimpleNamespace as Device; from distillation.evaluation.memory import peak_bytes;"
-        "print(peak_bytes(Device(type='cpu')))"
-    )
-    found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert 16 * MIB < int(found.stdout) < held.nbytes
+    peak = in_new_process("""
+from types import SimpleNamespace as Device
+from distillation.evaluation.memory import peak_bytes
+
+print(peak_bytes(Device(type="cpu")))
+""")
+    assert 16 * MIB < peak < held.nbytes
 
 
 @needs_linux
@@ -68,7 +80,7 @@ def test_peak_memory_of_a_model_holds_its_weights_and_its_logits(make_llama):
     logits = 8 * 128 * 20_000 * 4
     speed = measure_speed(model, None, num_new_tokens=2)
     weights = measure.bytes_of_weights(model)
-    assert weights + logits <= speed.peak_memory_bytes < weights + 2 * logits
+    assert weights + logits <= speed.peak_memory_bytes < weights + 1.5 * logits
     assert speed.size_on_disk is None
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillation.config import ComparisonSettings, PromotionSettings, Settings
+from distillation.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from zenml.models import PipelineRunResponse
+    from zenml.models import PipelineRunResponse, StepRunResponse
 
 
 def show_distillation(run: PipelineRunResponse, settings: Settings) -> None:
@@ -21,9 +22,7 @@ def show_distillation(run: PipelineRunResponse, settings: Settings) -> None:
 
     step = run.steps["evaluate_student"]
     evaluation = _artifact(step.outputs["evaluation"])
-    report = Path(settings.training.output_dir).parent / "report.html"
-    report.write_text(str(_artifact(step.outputs["report"])), encoding="utf-8")
-
+    report = _write_report(step, settings, "report.html")
     num_cached = sum(one.status.value == "cached" for one in run.steps.values())
     if step.status.value == "cached" and num_cached < len(run.steps):
         from steps.recording import close_reused_run
@@ -44,8 +43,7 @@ def show_comparison(run: PipelineRunResponse, settings: ComparisonSettings) -> N
 
     step = run.steps["compare_variants"]
     comparison = _artifact(step.outputs["comparison"])
-    report = Path(settings.training.output_dir).parent / "comparison.html"
-    report.write_text(str(_artifact(step.outputs["report"])), encoding="utf-8")
+    report = _write_report(step, settings, "comparison.html")
     console = Console()
     console.print()
     console.print(comparison_table(comparison))
@@ -91,6 +89,14 @@ def _show_next(console: Console, report: Path) -> None:
     console.print()
     for title, command in next_lines:
         console.print(f"{title + ':':<22}{command}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _write_report(step: StepRunResponse, settings: Settings, name: str) -> Path:
+    """Write the page of a step beside the jobs and return where it is."""
+    report = Path(settings.training.output_dir).parent / name
+    report.parent.mkdir(parents=True, exist_ok=True)  # where all steps are cached nothing else has made it
+    write_atomically(report, str(_artifact(step.outputs["report"])).encode())
+    return report
 
 
 def _artifact(versions: Any) -> Any:

@@ -8,6 +8,18 @@ class DistillationError(Exception):
     """Base of every error that a user can mend. Its message is shown alone, without a traceback."""
 
 
+class InputError(DistillationError):
+    """A file from outside is missing, no regular file, too large, or not what it should be."""
+
+
+class StorageError(DistillationError):
+    """Something cannot be written: the disk is full or read-only, or the user may not write there."""
+
+
+class LockError(DistillationError):
+    """Another process is at work on the same folder."""
+
+
 class SettingsError(DistillationError):
     """A setting is unknown, has the wrong type, or is out of its range."""
 
@@ -52,3 +64,18 @@ def one_line(error: BaseException) -> str:
     """Return the message of `error` as a single line, for a terminal or a report."""
     text = " ".join(str(error).split())
     return text or type(error).__name__
+
+
+def shorten(text: str, length: int = 160) -> str:
+    """Return `text` cut to `length` characters, with an ellipsis in the middle where something is missing."""
+    if len(text) <= length:
+        return text
+    half = (length - 3) // 2
+    return f"{text[: length - 3 - half]}...{text[-half:]}"
+
+
+def reason_of(error: BaseException, length: int = 160) -> str:
+    """Return why a library or the system refused, short enough to stand in brackets in a message of ours."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return shorten(one_line(error), length)

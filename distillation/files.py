@@ -6,14 +6,28 @@ most such a draft, whose name begins with a dot.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from distillation.errors import DistillationError, StorageError, reason_of
+
+_STORAGE_ERRORS = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EROFS: "name a folder that can be written",
+    errno.EACCES: "name a folder that can be written",
+    errno.EPERM: "name a folder that can be written",
+    errno.ENOTDIR: "a file stands in the way; name another folder",
+    errno.ENAMETOOLONG: "name a folder with a shorter path",
+    errno.EIO: "the disk fails; name a folder on another one",
+}
 
 
 def draft_of(path: Path) -> Path:
@@ -30,8 +44,33 @@ def write_atomically(path: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         draft.replace(path)
+        sync_directory(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a folder survive a crash of the machine."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems cannot, and keep names by other means
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(directory: Path) -> None:
+    """Make all files and folders below `directory` survive a crash of the machine."""
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            descriptor = os.open(Path(folder) / name, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_directory(Path(folder))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -49,7 +88,64 @@ def new_directory(path: Path) -> Iterator[Path]:
     try:
         draft.mkdir(parents=True)
         yield draft
+        sync_tree(draft)
         shutil.rmtree(path, ignore_errors=True)
         draft.rename(path)
+        sync_directory(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def storing(path: str | Path, setting: str | None = None) -> Iterator[None]:
+    """Turn a full or read-only disk, or missing rights, below `path` into one line that says what to do.
+
+    Args:
+        path: file or folder that the block writes.
+        setting: name of the setting that chose the place, for the message.
+
+    Raises:
+        StorageError: in place of the error, whichever library raised it.
+    """
+    try:
+        yield
+    except DistillationError:
+        raise
+    except Exception as error:
+        cause = _storage_cause(error, Path(path))
+        if cause is None:
+            raise
+        place = cause.filename if isinstance(cause.filename, str) else str(path)
+        remedy = _STORAGE_ERRORS[cause.errno or errno.EIO]
+        named = f" ({setting})" if setting else ""
+        raise StorageError(f"{place}: cannot be written, {reason_of(cause)}; {remedy}{named}") from error
+
+
+def _storage_cause(error: BaseException, path: Path) -> OSError | None:
+    """Return the system's refusal behind `error`; None where it is something else."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _STORAGE_ERRORS:
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    # torch, safetensors, pyarrow, sqlite have errors of their own; writing shows whether it is the disk.
+    return _refusal(path)
+
+
+def _refusal(path: Path) -> OSError | None:
+    """Try to write beside `path`; return the system's refusal, if it refuses."""
+    folder = path if path.is_dir() else path.parent
+    while not folder.exists():
+        folder = folder.parent
+    probe = draft_of(folder / "space")
+    try:
+        with probe.open("wb") as stream:
+            stream.write(b"\0" * 2**16)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        return error if error.errno in _STORAGE_ERRORS else None
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None

@@ -1,0 +1,95 @@
+"""One reader for everything that comes from outside: settings, corpora, models, job directories, caches.
+
+A path that a user names can be an endless pipe, a device, a loop of links, a file of many gigabytes, or
+JSON nested a million deep. Every reader here has bounds and one error, `InputError`, whose message names the
+path and what is wrong with it. A caller that knows the setting puts it in front:
+
+    except InputError as error:
+        raise ModelError(f"models.teacher.path = {path!r}: {error}") from error
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from distillation.errors import InputError, reason_of
+
+MAX_TEXT_BYTES = 256 * 2**20
+"""Largest file that is read as one text; the `tokenizer.json` of large vocabularies has 40 MB."""
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading; a pipe, a device, a socket or a folder is refused without waiting.
+
+    Raises:
+        InputError: it is not there, is no regular file, or may not be read.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe that nobody writes to waits for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({reason_of(error)})") from error
+    except ValueError as error:  # a NUL in the name
+        raise InputError(f"{str(path)!r}: is no path ({error})") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"{path}: is no regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
+    """Return the content of a regular file of at most `max_bytes`.
+
+    Raises:
+        InputError: as `open_regular`, or the file is larger.
+    """
+    with open_regular(path) as stream:
+        try:
+            content = stream.read(max_bytes + 1)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({reason_of(error)})") from error
+    if len(content) > max_bytes:
+        raise InputError(f"{path}: is larger than {max_bytes / 2**20:,.0f} MiB")
+    return content
+
+
+def read_text(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """Return a UTF-8 file as text, without a byte order mark.
+
+    Raises:
+        InputError: as `read_bytes`, or it is not UTF-8.
+    """
+    try:
+        return read_bytes(path, max_bytes=max_bytes).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: invalid UTF-8 at byte {error.start}") from error
+
+
+def parse_json(text: str | bytes, name: str | Path) -> Any:
+    """Parse JSON; `name` is what the message calls it.
+
+    Raises:
+        InputError: it is no JSON, or nested too deep.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise InputError(f"{name}: JSON is nested too deep") from error
+    except ValueError as error:
+        raise InputError(f"{name}: not JSON ({reason_of(error)})") from error
+
+
+def read_json(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> dict[str, Any]:
+    """Return a JSON file that holds one object.
+
+    Raises:
+        InputError: as `read_text` and `parse_json`, or it holds something else.
+    """
+    content = parse_json(read_text(path, max_bytes=max_bytes), path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold a JSON object, not {type(content).__name__}")
+    return content

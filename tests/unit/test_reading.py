@@ -1,0 +1,62 @@
+"""Whatever a path turns out to be, reading it ends soon, in its content or in one line that names it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from distillation.errors import InputError
+from distillation.reading import read_bytes, read_json, read_text
+
+
+def test_content_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b'\xef\xbb\xbf{"a": "\xc3\xa9"}')
+    assert read_json(path) == {"a": "é"}
+    assert read_text(path) == '{"a": "é"}'
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[1]", "must hold a JSON object, not list"),
+        (b"{", "not JSON"),
+        (b"\xff", "invalid UTF-8 at byte 0"),
+        (b'{"a":' * 100_000, "nested too deep"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "not JSON"),  # more digits than Python turns into a number
+    ],
+)
+def test_what_is_no_object_is_one_line(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=words) as error:
+        read_json(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="no regular file"):
+        read_bytes(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", ".", "loop", "absent"])
+def test_links_to_what_is_no_file_are_refused(tmp_path: Path, target: str) -> None:
+    (tmp_path / "loop").symlink_to(target)
+    with pytest.raises(InputError, match="loop"):
+        read_bytes(tmp_path / "loop")
+
+
+def test_a_file_beyond_the_bound_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as stream:
+        stream.truncate(2**40)  # sparse: nothing is on the disk
+    with pytest.raises(InputError, match="larger than 1 MiB"):
+        read_bytes(tmp_path / "large", max_bytes=2**20)
+
+
+def test_a_name_with_a_nul_is_one_line() -> None:
+    with pytest.raises(InputError, match="is no path"):
+        read_bytes("a\0b")

@@ -39,6 +39,7 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	.ci/audit
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

@@ -3,9 +3,22 @@
 Anything that is not a `DistillationError` is a fault of this software and keeps its traceback.
 """
 
+from __future__ import annotations
+
+from distillation.redaction import scrub
+
+MAX_MESSAGE = 2000
+"""Longest message in characters; what was wrong can be longer, such as a key of a settings file."""
+
 
 class DistillationError(Exception):
-    """Base of every error that a user can mend. Its message is shown alone, without a traceback."""
+    """Base of every error that a user can mend. Its message is shown alone, without a traceback.
+
+    It holds no secret from the beginning, since whoever catches it may store it, as ZenML does.
+    """
+
+    def __init__(self, message: object = "", *details: object) -> None:
+        super().__init__(scrub(message) if isinstance(message, str) else message, *details)
 
 
 class InputError(DistillationError):
@@ -61,9 +74,9 @@ class PublishError(DistillationError):
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of `error` as a single line, for a terminal or a report."""
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+    """Return the message of `error` as a single line of bounded length and without secrets."""
+    text = " ".join(scrub(str(error)).split())
+    return shorten(text, MAX_MESSAGE) or type(error).__name__
 
 
 def shorten(text: str, length: int = 160) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distillation.config import PromotionSettings, Settings
 from distillation.errors import PromotionError, TrackingError
+from distillation.redaction import scrub
 from tracking.gate import Contest, GateReport
 from tracking.registration import download_artifact
 from tracking.registry import STUDENT_DIGEST_TAG, TEACHER_DIGEST_TAG, Candidate
@@ -44,7 +45,7 @@ def promotion_card(
         corpus_report=corpus_report,
         origins=_origins(recorder, candidate),
     )
-    return f"{card}\n{_promotion(contest, gate, settings)}\n\n{_every_figure(candidate)}\n"
+    return scrub(f"{card}\n{_promotion(contest, gate, settings)}\n\n{_every_figure(candidate)}\n")
 
 
 def _reader(recorder: Recorder, candidate: Candidate, folder: Path) -> Callable[[str], str]:

@@ -22,8 +22,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from distillation.errors import TrackingError, one_line
-from tracking.log_lines import MAX_METRICS, grouped, read_line
+from distillation.errors import InputError, TrackingError, one_line
+from distillation.reading import read_json
+from distillation.redaction import scrub, scrub_all
+from tracking.log_lines import MAX_METRICS, grouped, read_lines
 from tracking.runs import Recorder, RunSpec
 from tracking.system_metrics import SystemSampler
 
@@ -122,7 +124,7 @@ class MetricsForwarder:
             _LOG.warning(
                 "tracking server %s does not answer: %d bytes of metrics wait in %s and are sent when a "
                 "pipeline starts next",
-                self._state.uri,
+                scrub(self._state.uri),
                 self.num_waiting_bytes,
                 self._log,
             )
@@ -158,8 +160,10 @@ class MetricsForwarder:
         """
         run_id = self._open_run()
         num_lines = 0
-        for lines in self._batches():
-            parsed = [one for one in map(read_line, lines) if one is not None]
+        batches, before = self._batches()
+        for lines in batches:
+            parsed = list(read_lines(lines, before))
+            before = lines[-1]
             if parsed:
                 self._server().log_entries(run_id, [metric for one in parsed for metric in one.metrics])
                 self._num_answers += 1
@@ -173,10 +177,10 @@ class MetricsForwarder:
             self._sampler.drop(samples)
         return num_lines
 
-    def _batches(self) -> list[list[bytes]]:
-        """Return the unsent complete lines in groups that fit one request."""
+    def _batches(self) -> tuple[list[list[bytes]], bytes]:
+        """Return the unsent complete lines in groups that fit one request, and the line before them."""
         if not self._log.exists():
-            return []
+            return [], b""
         content = self._log.read_bytes()
         sent = content[: self._state.offset].splitlines(keepends=True)
         if self._state.offset and (
@@ -184,9 +188,10 @@ class MetricsForwarder:
         ):
             # The log was rewritten, as after a resume: MLflow stores equal entries once.
             self._save(offset=0, last_line="")
+            sent = []
         unsent = content[self._state.offset :]
         lines = unsent[: unsent.rfind(b"\n") + 1].splitlines(keepends=True)
-        return list(grouped(lines))
+        return list(grouped(lines)), sent[-1] if sent else b""
 
     def _loop(self) -> None:
         pause = self._interval
@@ -224,7 +229,7 @@ class MetricsForwarder:
             self._state = replace(self._state, **changes)
             self._file.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._file.with_suffix(".tmp")
-            temporary.write_text(json.dumps(asdict(self._state)), encoding="utf-8")
+            temporary.write_text(json.dumps(_storable(self._state)), encoding="utf-8")
             os.replace(temporary, self._file)
 
 
@@ -242,11 +247,24 @@ def send_remaining(output_dir: Path, uri: str) -> int:
     return num_sent
 
 
+def _storable(state: _State) -> dict[str, Any]:
+    """Return the state as plain data without secrets; what finds server and run again stays as it is."""
+
+    def scrubbed(run: dict[str, Any]) -> dict[str, Any]:
+        parent = run.get("parent")
+        return scrub_all(run) | {"key": run["key"], "parent": scrubbed(parent) if parent else None}
+
+    return asdict(state) | {
+        "run": scrubbed(state.run),
+        "parent": scrubbed(state.parent) if state.parent else None,
+    }
+
+
 def _read_state(file: Path) -> _State | None:
     try:
-        state = _State(**json.loads(file.read_text(encoding="utf-8")))
+        state = _State(**read_json(file))
         state.spec  # noqa: B018 - a specification that cannot be read raises here
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (InputError, ValueError, TypeError, AttributeError):
         return None
     return state
 

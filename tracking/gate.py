@@ -102,10 +102,9 @@ def best_run(
         run for run in runs if math.isfinite(run.metrics.get(settings.metric, math.nan)) and run.model_uri
     ]
     if not able:
-        names = sorted({name for run in runs for name in run.metrics if "bits_per_byte" in name})
         raise PromotionError(
-            f"metric = {settings.metric}: none of {len(runs)} finished runs has it together with a student; "
-            f"metrics seen: {', '.join(names) or 'none'}"
+            f"metric = {settings.metric}: none of {len(runs)} finished run(s) can be promoted: "
+            f"{_why_none(runs, settings.metric)}"
         )
     sets = [run.held_out_fingerprint for run in able]
     chosen = champion.held_out_fingerprint if champion and champion.held_out_fingerprint in sets else sets[0]
@@ -117,6 +116,20 @@ def best_run(
     return min(challengers or comparable, key=lambda run: sign * run.metrics[settings.metric]), len(
         comparable
     )
+
+
+def _why_none(runs: Sequence[Candidate], metric: str) -> str:
+    """Return why no run has a finite figure and a student, and the remedy."""
+    having = [run for run in runs if metric in run.metrics]
+    if not runs:
+        return "run the pipeline first, or name another experiment"
+    if not having:
+        names = sorted({name for run in runs for name in run.metrics if "bits_per_byte" in name})
+        return f"they lack it; name one of those they have: {', '.join(names) or 'none'}"
+    broken = sum(not math.isfinite(run.metrics[metric]) for run in having)
+    if broken == len(having):
+        return f"it is no finite number in the {broken} that have it; their training failed, train anew"
+    return f"the {len(having) - broken} with a figure hold no student; run the pipeline again"
 
 
 def judge(candidate: Candidate, champion: Candidate | None, settings: PromotionSettings) -> GateReport:

@@ -47,6 +47,23 @@ def read_line(line: bytes) -> LogLine | None:
         return None
 
 
+def read_lines(lines: Iterable[bytes], before: bytes = b"") -> Iterator[LogLine]:
+    """Yield what the lines say that can be read; `before` is the line that the first of them follows.
+
+    A step can have several lines, of training and of evaluation, written at different times. Where it stands
+    on the axis is said by the first of them alone, or a chart of the progress would have points twice.
+    """
+    last = read_line(before)
+    for line in lines:
+        read = read_line(line)
+        if read is None:
+            continue
+        if last is not None and read.tokens == last.tokens:
+            read = LogLine(read.tokens, [one for one in read.metrics if one.key not in (STEP, TOKENS)])
+        last = read
+        yield read
+
+
 def grouped(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
     """Yield the lines in groups whose metrics fit one request."""
     group: list[bytes] = []
@@ -69,7 +86,9 @@ def log_history(recorder: Recorder, run_id: str, log: Path) -> None:
     Raises:
         TrackingError: the server fails.
     """
+    before = b""
     for lines in grouped(log.read_bytes().splitlines(keepends=True)):
-        metrics = [metric for one in map(read_line, lines) if one is not None for metric in one.metrics]
+        metrics = [metric for one in read_lines(lines, before) for metric in one.metrics]
+        before = lines[-1]
         if metrics:
             recorder.log_entries(run_id, metrics)

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from distillation.redaction import MASK, scrub
 from tracking.lineage import DatasetRecord
-from tracking.redaction import MASK, scrub
 from tracking.server import artifact_location, connect, tracking_errors
 
 if TYPE_CHECKING:

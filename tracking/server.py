@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import sqlite3
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from distillation.errors import TrackingError, one_line
+from distillation.errors import TrackingError, one_line, reason_of, shorten
+from distillation.redaction import scrub, secret_in
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -58,12 +58,16 @@ def check_tracking_server(uri: str, *, timeout: float = 3.0) -> None:
     Raises:
         TrackingError: it does not answer within `timeout` seconds, or `uri` cannot be used.
     """
-    parts = urlsplit(uri)
-    if parts.password:
+    found = secret_in(uri)
+    if found is not None:
         raise TrackingError(
-            f"tracking.uri = {redact(uri)}: it holds a password; put it in the environment as "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            f"tracking.uri = {scrub(uri)}: it holds {found}; put it in the environment as "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or as MLFLOW_TRACKING_TOKEN"
         )
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise TrackingError(f"tracking.uri = {uri}: is no address ({error}); use http://HOST:PORT") from None
     if uri.startswith(_SQLITE):
         _check_sqlite(uri)
     elif parts.scheme in ("http", "https"):
@@ -108,22 +112,10 @@ def tracking_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
-        text = _short(error)
-        reason = "no answer" if "Max retries exceeded" in one_line(error) else text
         raise TrackingError(
-            f"tracking server {redact(uri)} failed: {reason}; see that it runs, then start again: "
+            f"tracking server {uri} failed: {_reason(error)}; see that it runs, then start again: "
             "finished steps are reused"
         ) from error
-
-
-def redact(uri: str) -> str:
-    """Return `uri` without a password, for messages and records."""
-    parts = urlsplit(uri)
-    if not parts.password:
-        return uri
-    host = parts.hostname or ""
-    place = f"{host}:{parts.port}" if parts.port else host
-    return parts._replace(netloc=f"{parts.username}:***@{place}").geturl()
 
 
 def artifact_location(uri: str) -> str | None:
@@ -141,22 +133,30 @@ def _check_sqlite(uri: str) -> None:
             database.execute("PRAGMA schema_version").fetchone()
     except (OSError, sqlite3.Error) as error:
         raise TrackingError(
-            f"tracking.uri = {uri}: cannot be opened ({_short(error)}); "
+            f"tracking.uri = {uri}: cannot be opened ({reason_of(error)}); "
             "name a database file in a folder that you can write"
         ) from None
 
 
 def _check_http(uri: str, timeout: float) -> None:
+    """Ask with MLflow's own client, so that certificates, logins, proxies count as they do for the runs."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=timeout):
-            return
-    except urllib.error.HTTPError as error:
-        if error.code < 500:  # it is there; whether it lets us in shows with the first record
-            return
-        reason = f"status {error.code}"
-    except (OSError, ValueError) as error:
-        reason = _short(error)
-    raise _silent(uri, reason)
+        answer = http_request(
+            get_default_host_creds(uri.rstrip("/")),
+            "/health",
+            "GET",
+            max_retries=0,
+            timeout=timeout,
+            raise_on_status=False,
+        )
+    except (MlflowException, OSError, ValueError) as error:
+        raise _silent(uri, _reason(error)) from None
+    if answer.status_code >= 500:  # below, it is there; whether it lets us in shows with the first record
+        raise _silent(uri, f"status {answer.status_code}")
 
 
 def _check_socket(uri: str, timeout: float) -> None:
@@ -168,16 +168,33 @@ def _check_socket(uri: str, timeout: float) -> None:
     try:
         socket.create_connection((parts.hostname, port), timeout=timeout).close()
     except OSError as error:
-        raise _silent(uri, _short(error)) from None
+        raise _silent(uri, reason_of(error)) from None
 
 
 def _silent(uri: str, reason: str) -> TrackingError:
+    remedy = "start it"
+    if _CERTIFICATE in reason:
+        remedy = (
+            "name the certificate that it shows, or its issuer's, in MLFLOW_TRACKING_SERVER_CERT_PATH (or in "
+            "REQUESTS_CA_BUNDLE)"
+        )
     return TrackingError(
-        f"tracking.uri = {uri}: the server does not answer ({reason}); start it, or leave tracking.uri out "
+        f"tracking.uri = {uri}: the server does not answer ({reason}); {remedy}, or leave tracking.uri out "
         "to record in the stack's own store"
     )
 
 
-def _short(error: BaseException) -> str:
+_CERTIFICATE = "its certificate is not trusted"
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a request failed; MLflow wraps what its transport said, which says it in three layers."""
     text = one_line(error)
-    return text if len(text) <= 160 else text[:157] + "..."
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return _CERTIFICATE
+    if "timed out" in text or "timeout" in text:
+        return "no answer in time"
+    if "Max retries exceeded" in text:
+        said = re.search(r"\[(?:Errno -?\d+\] |SSL: )([^]\"')]+)", text)
+        return said[1] if said else "no answer"
+    return shorten(text)

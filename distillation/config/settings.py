@@ -13,8 +13,9 @@ from distillation.config.models import ModelSettings
 from distillation.config.objective import AlignmentSettings, ObjectiveSettings
 from distillation.config.section import Section
 from distillation.config.training import EvaluationSettings, TrainingSettings
-from distillation.errors import SettingsError
+from distillation.errors import SettingsError, shorten
 from distillation.explanations import explain
+from distillation.redaction import scrub, secret_in
 
 
 class TrackingSettings(Section):
@@ -71,7 +72,31 @@ def parse_settings(raw: Mapping[str, Any], kind: type[SectionType] = Settings) -
     Raises:
         SettingsError: one line that names each faulty setting, its value and the remedy.
     """
+    _refuse_secrets(raw)
     try:
         return kind.model_validate(raw)
     except ValidationError as report:
         raise SettingsError(explain(kind, report)) from None
+
+
+def _refuse_secrets(raw: Any, name: str = "") -> None:
+    """Refuse settings with a secret: a pipeline's parameters are stored and shown in many places as they are.
+
+    Raises:
+        SettingsError: the first value or name that holds one.
+    """
+    if isinstance(raw, Mapping):
+        for key, value in raw.items():
+            _refuse_secrets(key, name)
+            _refuse_secrets(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(raw, list | tuple):
+        for index, value in enumerate(raw):
+            _refuse_secrets(value, f"{name}.{index}")
+    elif isinstance(raw, str):
+        found = secret_in(raw)
+        if found is not None:
+            raise SettingsError(
+                f"setting {shorten(name)} = {shorten(scrub(raw), 80)!r}: holds {found}, which is stored "
+                "with the run; take it out: secrets belong in the environment: MLFLOW_TRACKING_USERNAME, "
+                "MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN, HF_TOKEN"
+            )

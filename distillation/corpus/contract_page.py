@@ -10,6 +10,8 @@ import html
 import re
 from typing import Any
 
+from distillation.redaction import scrub
+
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }
@@ -50,7 +52,7 @@ def render_contract_page(result: Any, title: str) -> str:
     )
     num_passed = sum(bool(one.success) for one in result.results)
     status = "passed" if result.success else "failed"
-    return (
+    return scrub(
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Data contract</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>Data contract</h1>\n"

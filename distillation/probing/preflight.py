@@ -180,8 +180,9 @@ def _check_rows(tokenizer: Any, num_output_rows: int, setting: str) -> list[str]
     found = probe_vocabulary(tokenizer, num_output_rows)
     if found.num_ordinary_tokens_without_row:
         raise ModelError(
-            f"{setting}: its tokenizer has {found.size} tokens, its output layer {num_output_rows} rows; "
-            "put the tokenizer that this model was trained with into the directory"
+            f"{setting}: {found.num_ordinary_tokens_without_row} of its tokenizer's {found.size} tokens have "
+            f"ids beyond the {num_output_rows} rows of its output layer; put the tokenizer that this model "
+            "was trained with into the directory"
         )
     if found.num_tokens_without_row:
         return [f"{setting}: {found.num_tokens_without_row} added tokens have no row in the output layer"]

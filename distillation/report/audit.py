@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from distillation.alignment.kinds import SLICE_NAMES
 from distillation.report import figures as draw
 from distillation.report.facts import facts
-from distillation.report.templating import environment, figure_entry
+from distillation.report.templating import figure_entry, render_page
 from distillation.report.words import MISSING, SPACE, percent, scaled
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ MIN_HAZARD = 0.02
 
 def audit_page(audit: TokenizerAudit, *, title: str = "Tokenizer audit") -> str:
     """Return the audit as one self-contained HTML page."""
-    return environment().get_template("audit.html").render(title=title, audit=audit_summary(audit))
+    return render_page("audit.html", title=title, audit=audit_summary(audit))
 
 
 def audit_summary(audit: TokenizerAudit) -> dict[str, Any]:

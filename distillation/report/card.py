@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillation.evaluation.result import DISTILLED, TEACHER, Evaluation, ModelResult
+from distillation.redaction import scrub
 from distillation.report.tasks import chance_of, task_cells, task_measures
 from distillation.report.words import (
     MISSING,
@@ -58,7 +59,7 @@ def model_card(
         _limits(evaluation),
         _settings(settings),
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    return scrub("\n\n".join(section for section in sections if section) + "\n")
 
 
 def _header(evaluation: Evaluation, settings: Settings, name: str) -> str:

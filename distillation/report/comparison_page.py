@@ -24,7 +24,7 @@ from distillation.report.comparison_words import (
 from distillation.report.histories import History, read_history
 from distillation.report.page import as_yaml
 from distillation.report.tasks import DRAWN_FIRST
-from distillation.report.templating import Drawing, environment, figure_entry
+from distillation.report.templating import Drawing, environment, figure_entry, render_page
 from distillation.report.words import MISSING, SPACE, decimal, percent, scaled
 
 if TYPE_CHECKING:
@@ -123,8 +123,8 @@ def comparison_page(
     """
     from markupsafe import Markup
 
-    pages = environment()
-    return pages.get_template("comparison.html").render(
+    return render_page(
+        "comparison.html",
         title=title,
         nbsp=SPACE,
         verdict=verdict(comparison),
@@ -138,7 +138,7 @@ def comparison_page(
         figures=[figure_entry(one.figure, one.title, one.note) for one in drawings],
         comparison=comparison,
         num_bytes=scaled(comparison.num_held_out_bytes, "B"),
-        chosen=Markup(pages.get_template("sections.html").render(chosen)) if chosen else "",
+        chosen=Markup(environment().get_template("sections.html").render(chosen)) if chosen else "",
         passages=bool(chosen and chosen["passages"]),
         trials=_trials(found),
         importances=[(name, percent(share)) for name, share in found.importances.items()] if found else [],

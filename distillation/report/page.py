@@ -19,7 +19,7 @@ from distillation.report.figures import colour_of
 from distillation.report.histories import History
 from distillation.report.passages import passage_section
 from distillation.report.tasks import task_summary
-from distillation.report.templating import Drawing, environment, figure_entry
+from distillation.report.templating import Drawing, figure_entry, render_page
 from distillation.report.words import (
     EXPLANATIONS,
     MISSING,
@@ -78,18 +78,15 @@ def report_page(
         settings: all settings of the run, shown as YAML.
         title: stands above the verdict and in the browser's tab.
     """
-    return (
-        environment()
-        .get_template("report.html")
-        .render(
-            title=title,
-            verdict=evaluation.verdict,
-            sentence=verdict_sentence(evaluation),
-            details=verdict_details(evaluation),
-            missing=completeness(evaluation),
-            configuration=as_yaml(settings) if settings is not None else None,
-            **sections(evaluation, audit, probes, corpus_report, histories),
-        )
+    return render_page(
+        "report.html",
+        title=title,
+        verdict=evaluation.verdict,
+        sentence=verdict_sentence(evaluation),
+        details=verdict_details(evaluation),
+        missing=completeness(evaluation),
+        configuration=as_yaml(settings) if settings is not None else None,
+        **sections(evaluation, audit, probes, corpus_report, histories),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from distillation.redaction import scrub
 from distillation.report.figures import as_svg
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render_page(template: str, **values: Any) -> str:
+    """Return a whole page: a template of this package filled with `values`, without secrets."""
+    return scrub(environment().get_template(template).render(**values))
 
 
 def figure_entry(figure: Any, title: str, note: str = "") -> dict[str, Any]:

@@ -127,7 +127,7 @@ def test_weights_of_another_configuration(tiny_teacher_dir, broken, tmp_path) ->
 def test_a_tokenizer_of_another_model(tiny_teacher_dir, tiny_student_dir, broken, tmp_path) -> None:
     shutil.copy(tiny_teacher_dir / "tokenizer.json", broken / "tokenizer.json")
     message = refusal(settings_for(tiny_teacher_dir, broken, tmp_path))
-    assert "its tokenizer has 600 tokens, its output layer 400 rows" in message
+    assert "200 of its tokenizer's 600 tokens have ids beyond the 400 rows of its output layer" in message
 
 
 def test_unwritable_output(tiny_teacher_dir, tiny_student_dir, tmp_path) -> None:

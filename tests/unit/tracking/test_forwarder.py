@@ -284,6 +284,41 @@ def test_names_are_grouped_and_the_same_for_every_variant() -> None:
     assert read_line(b'{"step": 3, "tokens": 1, "time": 1.0, "metrics": []}') is None
 
 
+def test_a_step_of_several_lines_stands_once_on_the_axis(job_dir: Path, tracking_uri: str) -> None:
+    """Lines of training and of evaluation come at different times; sent live or again, it is one point."""
+    lines = [
+        (1, {"loss": 3.0}),
+        (2, {"loss": 2.0}),
+        (2, {"held_out/loss": 2.5}),
+        (2, {"rest": 1.0}),
+        (3, {"loss": 1.0}),
+    ]
+    sender = forwarder(job_dir, tracking_uri)
+    for number, (step, metrics) in enumerate(lines):
+        line = {"step": step, "tokens": 10 * step, "time": 1_700_000_000.0 + number, "metrics": metrics}
+        with (job_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        sender.forward()
+    recorder, run_id = Recorder(tracking_uri, "first"), sender.run_id or ""
+    log_history(recorder, run_id, job_dir / "metrics.jsonl")
+    for name in ("progress/optimizer_step", "progress/tokens_seen"):
+        assert sorted(one.step for one in recorder.client.get_metric_history(run_id, name)) == [10, 20, 30]
+    assert len(recorder.client.get_metric_history(run_id, "held_out/loss")) == 1
+
+
+def test_the_state_that_waits_for_a_server_holds_no_secret(job_dir: Path, tracking_uri: str) -> None:
+    prompt = {"evaluation.prompts": "open http://anna:hunter2@host"}
+    parent = RunSpec("pipeline-1", "parent", params=prompt)
+    spec = RunSpec("pipeline-1 distilled", "distilled", params=prompt, parent=parent)
+    with MetricsForwarder(job_dir, uri=tracking_uri, experiment="first", run=spec):
+        pass
+    state = next((job_dir / "tracking").glob("*.json"))
+    assert "hunter2" not in state.read_text()
+    resumed = MetricsForwarder.resume(state)
+    assert resumed is not None
+    assert resumed.drain()
+
+
 def test_a_whole_log_can_be_recorded_again(job_dir: Path, tracking_uri: str) -> None:
     for step in range(300):
         write_line(job_dir, step, loss=float(step), grad_norm=1.0)

@@ -208,7 +208,18 @@ def test_a_run_that_was_rolled_back_does_not_come_back() -> None:
     assert best_run([best, run("champion", 1.9)], run("champion", 1.9), SETTINGS)[0].run_id == "best"
 
 
-def test_without_a_fit_run_the_metrics_that_exist_are_named() -> None:
-    broken = [run("a", float("nan")), run("b", 1.8, model_uri="")]
-    with pytest.raises(PromotionError, match=r"none of 2 finished runs.*text_only\.bits_per_byte"):
-        best_run(broken, None, SETTINGS)
+@pytest.mark.parametrize(
+    ("runs", "reason"),
+    [
+        ([run("a", float("nan"))], "no finite number in the 1 that have it"),
+        ([run("a", float("nan")), run("b", 1.8, model_uri="")], "the 1 with a figure hold no student"),
+        (
+            [run("a", 1.8, metrics={"text_only.bits_per_byte": 2.0})],
+            r"those they have: text_only\.bits_per_byte",
+        ),
+        ([], "run the pipeline first"),
+    ],
+)
+def test_without_a_fit_run_the_reason_is_the_one_that_holds(runs: list[Candidate], reason: str) -> None:
+    with pytest.raises(PromotionError, match=rf"^metric = distilled\.bits_per_byte: none of .*{reason}"):
+        best_run(runs, None, SETTINGS)

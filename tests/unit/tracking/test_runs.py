@@ -140,7 +140,7 @@ def test_planted_secrets_reach_no_part_of_the_store(
             assert secret.encode() not in content, f"{secret} stands in {file.name}"
     tags = recorder.client.get_run(run_id).data.tags
     assert tags["parallelism"] == "parallelism /etc/ssh/key"  # no secrets, whatever they are called
-    assert tags["other"] == "at https://anna:***@host/x with *** and *** and *** and ***"
+    assert tags["other"] == "at https://***@host/x with *** and *** and *** and ***"
 
 
 def test_settings_are_flat_and_secrets_masked() -> None:

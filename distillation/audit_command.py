@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillation.config import ModelReference
+from distillation.console import print_anything
 from distillation.errors import AlignmentError, DistillationError, ModelError, one_line
 from distillation.hub import answer_within
 from distillation.models import Role, load_tokenizer, resolve_path
@@ -40,6 +41,7 @@ TEXT_SUFFIXES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 2 for what the user can mend."""
     chosen = _parser().parse_args(arguments)
+    print_anything()
     try:
         if chosen.window_length is not None and chosen.window_length < 2:
             raise AlignmentError(f"--window-length = {chosen.window_length}: give at least 2")

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from distillation.console import print_anything
 from distillation.errors import DistillationError, TrackingError, one_line
 
 STACK_NAME = "local"
@@ -96,6 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address that MLflow listens on")
     parser.add_argument("--port", type=int, default=5000, help="port that MLflow listens on")
     options = parser.parse_args(arguments)
+    print_anything()
     try:
         is_new = register_local_stack(Path.cwd())
         if not options.ui:

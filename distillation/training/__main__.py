@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from distillation.console import print_anything
 from distillation.errors import DistillationError, one_line
 
 
@@ -14,6 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m distillation.training", description=__doc__)
     parser.add_argument("job_dir", type=Path, help="directory that prepare_job wrote")
     options = parser.parse_args(arguments)
+    print_anything()
     from distillation.training.run import run_job
 
     try:

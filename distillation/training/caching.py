@@ -25,9 +25,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillation.config import DIVERGENCES, Settings, TrainingSettings, parse_settings
+from distillation.console import print_anything
 from distillation.errors import DistillationError, JobError, one_line
 from distillation.files import new_directory, write_json
 from distillation.fingerprint import digest_of, digest_of_sources
+from distillation.stopping import working_on
 from distillation.teacher.cache import CacheReader, CacheStore, TeacherCache, shard_name
 from distillation.teacher.entries import window_key
 
@@ -149,12 +151,13 @@ class _Filling:
         plan = self.store.plan(list(self.pairs), self.cache.windows_per_shard)
         mine = [(index, keys) for index, keys in enumerate(plan) if any(key in self.pairs for key in keys)]
         missing = [(index, keys) for index, keys in mine if not self.store.is_whole(shard_name(keys))]
+        names = [shard_name(keys) for _, keys in mine]
         started, num_made = time.perf_counter(), 0
         if missing:
-            num_made = self._make(missing, on_estimate)
+            with working_on(position=lambda: self._position(names)):
+                num_made = self._make(missing, on_estimate)
         seconds = time.perf_counter() - started
         self._make_dense()
-        names = [shard_name(keys) for _, keys in mine]
         records = {name: self.store.record(name) for name in names}
         if None in records.values():
             raise JobError(
@@ -198,6 +201,11 @@ class _Filling:
                             num_made += 1
                     bar.update(len(keys))
         return num_made
+
+    def _position(self, names: Sequence[str]) -> str:
+        """Return where the filling goes on after a stop."""
+        num_kept = sum(self.store.record(name) is not None for name in names)
+        return f"shard {min(num_kept + 1, len(names))} of {len(names)}"
 
     def _known(self, keys: Sequence[bytes]) -> list[EncodedPair]:
         """Return the windows of a shard.
@@ -280,6 +288,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m distillation.training.caching", description=__doc__)
     parser.add_argument("request", type=Path, help="directory that prepare_cache wrote")
     options = parser.parse_args(arguments)
+    print_anything()
     try:
         cache = fill_cache(options.request)
     except DistillationError as error:

@@ -6,6 +6,7 @@ ends with the same weights to the bit. A finished job returns at once.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from distillation.errors import CorpusError, JobError
 from distillation.files import write_json
+from distillation.stopping import working_on
 from distillation.training.job import (
     CACHE_FOLDER,
     COMPLETE,
@@ -64,7 +66,11 @@ def run_job(
         _drop_incomplete_checkpoints(directory)
     from distillation.probing.quiet import quiet_libraries
 
-    with quiet_libraries() as messages:  # bars of loading and notes on tied weights, many a run
+    position = functools.partial(_position, directory)
+    with (
+        working_on(position=position),
+        quiet_libraries() as messages,
+    ):  # bars of loading and notes on tied weights, many a run
         result = TrainingRun(directory, job, name).train(on_estimate)
     for message in dict.fromkeys(messages):
         logger.debug("%s", message)
@@ -301,6 +307,12 @@ def _drop_incomplete_checkpoints(directory: Path) -> None:
         if not (checkpoint / COMPLETE).exists():
             logger.warning("%s is incomplete and is dropped", checkpoint.name)
             shutil.rmtree(checkpoint)
+
+
+def _position(directory: Path) -> str:
+    """Return where the job goes on after a stop."""
+    whole = [path.parent for path in (directory / "checkpoints").glob(f"checkpoint-*/{COMPLETE}")]
+    return f"step {max((int(path.name.rsplit('-', 1)[1]) for path in whole), default=0)}"
 
 
 def _last_checkpoint(directory: Path) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -118,6 +120,31 @@ def test_killed_and_resumed_ends_with_the_same_weights(parts, tmp_path, kind: st
         (line["step"], name) for line in read_metrics(whole / "metrics.jsonl") for name in line["metrics"]
     }
     assert set(entries) == reference
+
+
+def test_a_stop_is_one_line_and_says_where_the_job_goes_on(parts, tmp_path) -> None:
+    settings, corpus, aligner = parts
+    longer = settings.training.model_copy(update={"max_steps": 2000, "evaluations": 2000})
+    settings = settings.model_copy(update={"training": longer})
+    job_dir = prepare_job(corpus, settings=settings, aligner=aligner, output_dir=tmp_path)
+    command = [sys.executable, "-m", "distillation.training", str(job_dir)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and _last_step(job_dir) < 2:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    said = re.search(r"^stopped; the same command goes on at step (\d+): (.*)$", err, re.MULTILINE)
+    assert said, err
+    assert (job_dir / "checkpoints" / f"checkpoint-{said[1]}" / "complete").exists()
+    assert said[2] == shlex.join(command)
+    assert "Traceback" not in err
+
+
+def _last_step(job_dir: Path) -> int:
+    steps = [int(path.parent.name.rsplit("-", 1)[1]) for path in job_dir.glob("checkpoints/*/complete")]
+    return max(steps, default=0)
 
 
 def _has_step(job_dir: Path, step: int) -> bool:

@@ -54,7 +54,7 @@ def tasks_fingerprint(evaluation: EvaluationSettings, hub_timeout: float) -> str
     """
     from importlib.metadata import version
 
-    folder = Path(evaluation.task_dir).expanduser() if evaluation.task_dir is not None else None
+    folder = Path(evaluation.task_dir) if evaluation.task_dir is not None else None
     own = digest_of_directory(folder) if folder is not None and folder.is_dir() else None
     parts: list[object] = [version("lm-eval"), own]
     if set(evaluation.tasks) - set(EMBEDDED_TASKS):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from distillation.config.objective import DIVERGENCES, AlignmentSettings, ObjectiveSettings
-from distillation.config.section import Section
+from distillation.config.section import LocalPath, Section
 
 LEARNING_ALIGNERS = ("learned", "attention")
 """Aligners whose targets change while the student is trained."""
@@ -32,7 +32,7 @@ class CacheSettings(Section):
     """Seeds the draws. Apart from the seed of training, so that students of all seeds share a cache."""
     windows_per_shard: PositiveInt = 256
     """Windows in a file: what is lost when a writing process is killed."""
-    output_dir: str = "outputs/teacher_caches"
+    output_dir: LocalPath = "outputs/teacher_caches"
     """Folder of the caches."""
 
     @property

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from distillation.config.section import Section
+from distillation.config.section import LocalPath, Section
 from distillation.config.settings import Settings
 from distillation.explanations import explain
 
@@ -76,7 +76,7 @@ class SearchSettings(Section):
     seed: NonNegativeInt = 1000
     """Seeds the sampler and the students of the search. Other than the seeds of the comparison, so that what
     was chosen for its luck does not bring its luck along."""
-    output_dir: str = "outputs/searches"
+    output_dir: LocalPath = "outputs/searches"
     """Folder of the studies."""
 
 

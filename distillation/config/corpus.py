@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
-from distillation.config.section import Section, Share
+from distillation.config.section import LocalPath, Section, Share
 
 ColumnSource = TypeVar("ColumnSource", "HubSource", "FileSource")
 
@@ -25,8 +25,8 @@ class HubSource(Section):
     """Branch, tag or commit. Pin a commit for a result that can be repeated."""
     data_files: tuple[str, ...] = ()
     """Only these files of the repository are fetched; empty means what the configuration names."""
-    text_column: str = "text"
-    """Column that holds the text."""
+    text_column: str | None = None
+    """Column that holds the text; None is `text`."""
     messages_column: str | None = None
     """Column that holds conversations, lists of `role` and `content`, in place of text; see docs/chat.md."""
 
@@ -39,10 +39,10 @@ class FileSource(Section):
     """Local documents: a txt, jsonl or parquet file, or a folder of them."""
 
     kind: Literal["file"] = "file"
-    path: str
+    path: LocalPath
     """File or folder."""
-    text_column: str = "text"
-    """Field that holds the text in jsonl and parquet files."""
+    text_column: str | None = None
+    """Field that holds the text in jsonl and parquet files; None is `text`."""
     messages_column: str | None = None
     """Field that holds conversations, lists of `role` and `content`, in place of text; see docs/chat.md."""
 
@@ -53,7 +53,7 @@ class FileSource(Section):
 
 def _only_one_column(source: ColumnSource) -> ColumnSource:
     """Refuse a source that names a column of text and one of conversations: only one of them is read."""
-    if source.messages_column is not None and "text_column" in source.model_fields_set:
+    if source.messages_column is not None and source.text_column is not None:
         raise ValueError("text_column and messages_column are both set; name one of them")
     return source
 

@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from distillation.config.section import Section
+from distillation.config.section import LocalPath, Section
 
 
 class ModelReference(Section):
     """One causal language model with its tokenizer."""
 
-    path: str = "sample"
+    path: LocalPath = "sample"
     """Directory or hub repository; `sample` is the embedded model of this role."""
     revision: str | None = None
     """Branch, tag or commit on the hub. Not used for directories."""

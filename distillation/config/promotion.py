@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, FiniteFloat, NonNegativeFloat, field_validator, model_validator
 
-from distillation.config.section import Section
+from distillation.config.section import LocalPath, Section, TrackingAddress
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 RegisteredName = Annotated[str, Field(pattern=r"^[^/:@]+$")]
@@ -19,7 +19,7 @@ class PromotionSettings(Section):
 
     experiment: Annotated[str, Field(min_length=1)] = "student-aware-distillation"
     """MLflow experiment whose runs compete."""
-    uri: str | None = None
+    uri: TrackingAddress | None = None
     """MLflow tracking server; None uses the active ZenML stack's experiment tracker."""
     model_name: RegisteredName = "student"
     """Name in the model registry; the champion is `models:/NAME@champion`."""
@@ -38,7 +38,7 @@ class PromotionSettings(Section):
     """Metric to the least value allowed, such as a task's accuracy."""
     champion_margin: Margin = 0.0
     """By how much, relative, the current champion must be beaten."""
-    export_dir: Annotated[str, Field(min_length=1)] | None = "outputs/champion"
+    export_dir: Annotated[LocalPath, Field(min_length=1)] | None = "outputs/champion"
     """Folder that holds the champion for transformers, replaced at each promotion; None writes none."""
     hub_repository: str | None = None
     """Hub repository that the champion is pushed to, OWNER/NAME; None pushes nowhere. The token comes from

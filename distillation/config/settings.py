@@ -11,7 +11,7 @@ from distillation.config.cache import CacheSettings, refusal
 from distillation.config.corpus import CorpusSettings
 from distillation.config.models import ModelSettings
 from distillation.config.objective import AlignmentSettings, ObjectiveSettings
-from distillation.config.section import Section
+from distillation.config.section import Section, TrackingAddress
 from distillation.config.training import EvaluationSettings, TrainingSettings
 from distillation.errors import SettingsError, shorten
 from distillation.explanations import explain
@@ -23,7 +23,7 @@ class TrackingSettings(Section):
 
     experiment: str = "student-aware-distillation"
     """MLflow experiment, and name of the registered model's family."""
-    uri: str | None = None
+    uri: TrackingAddress | None = None
     """MLflow tracking server; None uses the active ZenML stack's experiment tracker."""
     system_metrics: bool = True
     """Record the load of processor, memory and GPU during each training; the GPU needs `nvidia-ml-py`."""
@@ -72,26 +72,26 @@ def parse_settings(raw: Mapping[str, Any], kind: type[SectionType] = Settings) -
     Raises:
         SettingsError: one line that names each faulty setting, its value and the remedy.
     """
-    _refuse_secrets(raw)
+    _check_texts(raw)
     try:
         return kind.model_validate(raw)
     except ValidationError as report:
         raise SettingsError(explain(kind, report)) from None
 
 
-def _refuse_secrets(raw: Any, name: str = "") -> None:
-    """Refuse settings with a secret: a pipeline's parameters are stored and shown in many places as they are.
+def _check_texts(raw: Any, name: str = "") -> None:
+    """Refuse texts that nothing can store, and those with a secret, as settings are stored as they are.
 
     Raises:
-        SettingsError: the first value or name that holds one.
+        SettingsError: the first value or name that is one.
     """
     if isinstance(raw, Mapping):
         for key, value in raw.items():
-            _refuse_secrets(key, name)
-            _refuse_secrets(value, f"{name}.{key}" if name else str(key))
+            _check_texts(key, name)
+            _check_texts(value, f"{name}.{key}" if name else str(key))
     elif isinstance(raw, list | tuple):
         for index, value in enumerate(raw):
-            _refuse_secrets(value, f"{name}.{index}")
+            _check_texts(value, f"{name}.{index}")
     elif isinstance(raw, str):
         found = secret_in(raw)
         if found is not None:
@@ -99,4 +99,9 @@ def _refuse_secrets(raw: Any, name: str = "") -> None:
                 f"setting {shorten(name)} = {shorten(scrub(raw), 80)!r}: holds {found}, which is stored "
                 "with the run; take it out: secrets belong in the environment: MLFLOW_TRACKING_USERNAME, "
                 "MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN, HF_TOKEN"
+            )
+        if "\0" in raw or any("\ud800" <= character <= "\udfff" for character in raw):
+            raise SettingsError(
+                f"setting {shorten(name)} = {shorten(raw, 80)!a}: holds a NUL or half of a surrogate pair, "
+                "which no file can hold as text; leave it out"
             )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from distillation.config.section import Section, Share
+from distillation.config.section import LocalPath, Section, Share
 
 EMBEDDED_TASKS = ("cloze", "choice")
 """Tasks that are made from the held-out documents; every other name is lm-eval's or of `task_dir`."""
@@ -39,7 +39,7 @@ class TrainingSettings(Section):
     """How often, evenly spread, the held-out bits per byte are measured and a checkpoint is written."""
     gradient_checkpointing: bool = False
     """Recompute the student's activations in the backward pass: slower, much smaller."""
-    output_dir: str = "outputs/jobs"
+    output_dir: LocalPath = "outputs/jobs"
     """Folder of the job directories."""
     keep_checkpoints: PositiveInt = 2
     """Checkpoints kept in a job directory besides the best one."""
@@ -67,7 +67,7 @@ class EvaluationSettings(Section):
     tasks: tuple[Annotated[str, Field(min_length=1)], ...] = EMBEDDED_TASKS
     """Tasks run through lm-eval: `cloze` and `choice` are made from the held-out documents, any other is a
     task or group of the library, whose documents come from the hub, or of `task_dir`; [] runs none."""
-    task_dir: str | None = None
+    task_dir: LocalPath | None = None
     """Folder of lm-eval's YAML files, for tasks of one's own without any network."""
     task_limit: PositiveInt = 200
     """Items of a task, at most: its first ones, the same for every model."""

@@ -59,7 +59,8 @@ def documents_of(rows: Iterable[Row], source: FileSource | HubSource, name: str)
             messages = check_messages(value, source.messages_column, where)
             yield conversation_of(messages, f"{name}:{index}")
         return
-    texts = (check_text(value, source.text_column, where) for value, where in rows)
+    column, _ = column_of(source)
+    texts = (check_text(value, column, where) for value, where in rows)
     for index, text in enumerate(join_article_lines(texts)):
         yield Document(text, f"{name}:{index}")
 
@@ -68,7 +69,7 @@ def column_of(source: FileSource | HubSource) -> tuple[str, str]:
     """Return the column that is read, and the setting that names it."""
     if source.messages_column is not None:
         return source.messages_column, "messages_column"
-    return source.text_column, "text_column"
+    return source.text_column or "text", "text_column"
 
 
 def check_text(value: Any, column: str, where: str) -> str:
@@ -91,7 +92,7 @@ def missing_column(source: FileSource | HubSource, columns: Iterable[str], where
 
 def _find_files(path: str) -> tuple[Path, list[Path]]:
     """Return the folder that names are relative to, and the files in the order of their names."""
-    root = Path(path).expanduser()
+    root = Path(path)
     if not path.strip() or not root.exists():
         raise CorpusError("no such file or folder; give an existing one")
     if root.is_file():

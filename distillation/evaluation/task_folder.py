@@ -39,7 +39,7 @@ def task_manager(settings: EvaluationSettings, names: list[str]) -> Any:
 
     folder = None
     if settings.task_dir is not None:
-        folder = Path(settings.task_dir).expanduser().resolve()
+        folder = Path(settings.task_dir).resolve()
         if not folder.is_dir():
             raise SettingsError(
                 f"evaluation.task_dir = {settings.task_dir}: there is no such folder; "
@@ -98,7 +98,7 @@ def needs_hub(manager: Any, name: str, settings: EvaluationSettings) -> bool:
         files = (definition.get("dataset_kwargs") or {}).get("data_files")
         return "://" in str(files) or (path not in PACKAGED and not Path(path).exists())
     # A group, or a task with a Python class: one of the user's own folder is found out by running it.
-    folder = None if settings.task_dir is None else Path(settings.task_dir).expanduser().resolve()
+    folder = None if settings.task_dir is None else Path(settings.task_dir).resolve()
     return entry.yaml_path is None or folder not in entry.yaml_path.resolve().parents
 
 

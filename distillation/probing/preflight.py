@@ -75,7 +75,7 @@ def check_writable(output_dir: str) -> None:
         SettingsError: a file stands in the way, or nothing can be written there.
     """
     name = f"training.output_dir = {output_dir!r}"
-    path = Path(output_dir).expanduser().absolute()
+    path = Path(output_dir).absolute()
     while not os.path.lexists(path):
         path = path.parent
     if not path.is_dir():
@@ -99,7 +99,7 @@ def check_sources(corpus: CorpusSettings) -> list[str]:
     absent = [
         (index, source.path)
         for index, source in enumerate(corpus.sources)
-        if isinstance(source, FileSource) and not Path(source.path).expanduser().exists()
+        if isinstance(source, FileSource) and not Path(source.path).exists()
     ]
     lines = [f"corpus.sources.{index}.path = {path!r} does not exist" for index, path in absent]
     if lines and len(lines) == len(corpus.sources):
@@ -129,7 +129,7 @@ def check_model(
     from distillation.probing.checkpoint import check_checkpoint
 
     setting = f"models.{role}.path = {reference.path!r}"
-    directory = Path(resolve_path(reference, role)).expanduser()
+    directory = Path(resolve_path(reference, role))
     if not directory.is_dir():
         if reference.path == EMBEDDED:
             raise ModelError(f"{setting}: the embedded model is missing; install the package again")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
+
+from distillation.errors import InputError
+from distillation.reading import open_regular
 
 SHAPING_LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "great-expectations")
 """Libraries whose version can change a result."""
@@ -26,14 +30,18 @@ def digest_of_directory(path: str | Path, suffixes: tuple[str, ...] | None = Non
     `suffixes` keeps only files that end with one of them.
     """
     root = Path(path)
+    # What is no regular file is never opened: a pipe or a device would be read without end.
     files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
     total = hashlib.sha256()
     for file in files:
         if suffixes is not None and not file.name.endswith(suffixes):
             continue
-        total.update(file.relative_to(root).as_posix().encode() + b"\0")
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
+        total.update(os.fsencode(file.relative_to(root).as_posix()) + b"\0")
+        try:
+            with open_regular(file) as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+        except InputError:  # whoever reads the folder says so; here it only must not pass for an empty file
+            total.update(b"unreadable")
     return total.hexdigest()[:HEXADECIMALS]
 
 

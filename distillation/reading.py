@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,38 @@ from distillation.errors import InputError, reason_of
 
 MAX_TEXT_BYTES = 256 * 2**20
 """Largest file that is read as one text; the `tokenizer.json` of large vocabularies has 40 MB."""
+
+
+def printable(path: str | Path) -> str:
+    """Return a path for a message or a record: bytes of its name that are no UTF-8 stand as `\\xe9`."""
+    try:
+        return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character that never was a byte of a name
+        return str(path).encode("utf-8", "backslashreplace").decode()
+
+
+def status_of(path: str | Path) -> os.stat_result:
+    """Return what stands at a path, whatever links lead there, without opening it.
+
+    Raises:
+        InputError: there is nothing, or it may not be looked at.
+    """
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise InputError(f"{printable(path)}: {reason_of(error)}") from error
+    except ValueError as error:
+        raise InputError(_no_path(path, error)) from error
+
+
+def _no_path(path: str | Path, error: ValueError) -> str:
+    """Say why a text cannot be the name of a file on this system."""
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            f"{str(path)!r}: this process takes names of files as {sys.getfilesystemencoding()}; "
+            "set PYTHONUTF8=1 or LC_ALL=C.UTF-8"
+        )
+    return f"{str(path)!r}: is no path ({error})"  # a NUL in the name
 
 
 def open_regular(path: str | Path) -> BinaryIO:
@@ -32,12 +65,12 @@ def open_regular(path: str | Path) -> BinaryIO:
         # Without O_NONBLOCK, opening a pipe that nobody writes to waits for ever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({reason_of(error)})") from error
-    except ValueError as error:  # a NUL in the name
-        raise InputError(f"{str(path)!r}: is no path ({error})") from error
+        raise InputError(f"{printable(path)}: cannot be read ({reason_of(error)})") from error
+    except ValueError as error:
+        raise InputError(_no_path(path, error)) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise InputError(f"{path}: is no regular file")
+        raise InputError(f"{printable(path)}: is no regular file")
     return os.fdopen(descriptor, "rb")
 
 

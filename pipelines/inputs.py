@@ -5,6 +5,7 @@ They are parameters of the steps, so that a changed file runs the step again alt
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def _source_fingerprint(source: Source, why_unreachable: object) -> str:
         return f"hub {is_reached}"
     if isinstance(source, FileSource):
         path = Path(source.path)
-        return digest_of_directory(path) if path.exists() else "missing"
+        return digest_of_directory(path) if os.path.exists(path) else "missing"
     return f"documentation {platform.python_version()} {_installed_digest()}"
 
 

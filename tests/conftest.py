@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,20 @@ def shared_dir() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared (real tokenizers and corpora) is not there")
     return SHARED
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[Path]:
+    """An empty folder of a user whom rights bind; they do not bind root, who many containers' tests are."""
+    with tempfile.TemporaryDirectory() as name:
+        user = os.geteuid()
+        if user == 0:
+            os.chown(name, 65534, -1)
+            os.seteuid(65534)
+        try:
+            yield Path(name)
+        finally:
+            os.seteuid(user)
 
 
 @pytest.fixture(scope="session")

@@ -99,7 +99,7 @@ def check_sources(corpus: CorpusSettings) -> list[str]:
     absent = [
         (index, source.path)
         for index, source in enumerate(corpus.sources)
-        if isinstance(source, FileSource) and not Path(source.path).exists()
+        if isinstance(source, FileSource) and not os.path.exists(source.path)
     ]
     lines = [f"corpus.sources.{index}.path = {path!r} does not exist" for index, path in absent]
     if lines and len(lines) == len(corpus.sources):

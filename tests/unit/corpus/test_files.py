@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from distillation.config import CorpusSettings, FileSource
+from distillation.corpus.corpus import dataset_of
 from distillation.corpus.files import _CHUNK_BYTES, iterate_files
 from distillation.corpus.sources import iterate_source
 from distillation.errors import CorpusError
+from distillation.fingerprint import digest_of_directory
 
 
 def _read(path: Path, column: str = "text") -> tuple[list[str], list[str]]:
@@ -113,3 +117,108 @@ def test_rows_of_wikitext_become_articles(tmp_path):
     (tmp_path / "w.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
     texts, _ = _read(tmp_path)
     assert [text.split()[-1] for text in texts] == ["a", "b"]
+
+
+def _hostile_pipe(folder):
+    os.mkfifo(folder / "a.txt")
+
+
+def _hostile_device(folder):
+    (folder / "a.jsonl").symlink_to("/dev/zero")
+
+
+def _hostile_loop(folder):
+    (folder / "a.parquet").symlink_to("a.parquet")
+
+
+def _hostile_absent(folder):
+    (folder / "a.txt").symlink_to("nowhere")
+
+
+def _hostile_folder_link(folder):
+    (folder / "a").symlink_to(".")
+
+
+def _hostile_folder_name(folder):
+    (folder / "a.txt").mkdir()
+    (folder / "a.txt" / "a.txt").symlink_to("/dev/full")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_hostile_pipe, r"a\.txt: is no regular file"),
+        (_hostile_device, r"a\.jsonl: is no regular file"),
+        (_hostile_loop, r"a\.parquet: cannot be read \(Too many levels of symbolic links\)"),
+        (_hostile_absent, r"a\.txt: cannot be read \(No such file or directory\)"),
+        (_hostile_folder_link, r"a: a link to a folder is not followed"),
+        (_hostile_folder_name, r"a\.txt/a\.txt: is no regular file"),
+    ],
+)
+def test_what_is_no_file_is_left_out_with_its_reason(tmp_path, make, reason):
+    make(tmp_path)
+    (tmp_path / "good.txt").write_text("fine")
+    texts, refused = _read(tmp_path)
+    assert texts == ["fine"]
+    assert len(refused) == 1
+    assert re.match(reason, refused[0])
+    digest_of_directory(tmp_path)  # the fingerprint of the step; it would hang or raise
+    (tmp_path / "good.txt").unlink()
+    with pytest.raises(CorpusError) as raised:
+        _read(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_plain_text_beyond_the_bound_is_left_out(tmp_path):
+    with (tmp_path / "a.txt").open("wb") as file:
+        file.truncate(2**42)  # sparse: nothing is on the disk
+    with pytest.raises(CorpusError, match=r"a\.txt: is larger than 4 GiB; cut the file into smaller ones"):
+        _read(tmp_path)
+
+
+def test_a_pipe_as_the_source_is_one_line(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(CorpusError, match=r"a\.jsonl: is no regular file"):
+        _read(tmp_path / "a.jsonl")
+    for path in ("\0", "a" * 5000):
+        with pytest.raises(CorpusError):
+            list(iterate_files(FileSource(path=path), print))
+
+
+def test_a_name_that_is_no_text_is_read_and_written_as_its_bytes(tmp_path):
+    for name in (b"caf\xe9.txt", b"caf\xe9.parquet"):
+        path = Path(os.fsdecode(bytes(tmp_path) + b"/" + name))
+        if path.suffix == ".txt":
+            path.write_text("plain")
+        else:
+            with path.open("wb") as file:
+                pq.write_table(pa.table({"text": ["row"]}), file)
+    documents = list(iterate_files(FileSource(path=str(tmp_path)), print))
+    assert [one.origin for one in documents] == ["caf\\xe9.parquet:0", "caf\\xe9.txt:0"]
+    assert [one.text for one in documents] == ["row", "plain"]
+    dataset_of(documents)
+    digest_of_directory(tmp_path)
+
+
+def test_what_the_user_may_not_read_is_left_out(as_nobody):
+    folder = as_nobody
+    for name in ("locked.txt", "good.txt"):
+        (folder / name).write_text("fine")
+    (folder / "closed").mkdir()
+    (folder / "locked.txt").chmod(0)
+    (folder / "closed").chmod(0)
+    texts, refused = _read(folder)
+    assert texts == ["fine"]
+    assert [reason.split(" (")[0] for reason in sorted(refused)] == [
+        "closed: this folder cannot be read",
+        "locked.txt: cannot be read",
+    ]
+    digest_of_directory(folder)
+    (folder / "closed").chmod(0o700)
+
+
+@pytest.mark.parametrize("line", ['{"text": ' + "[" * 100_000, '{"text": 1' + "0" * 5000 + "}"])
+def test_json_that_breaks_the_parser_is_one_line(tmp_path, line):
+    (tmp_path / "a.jsonl").write_text(line + "\n")
+    with pytest.raises(CorpusError, match=r"a\.jsonl line 1: .*; mend or remove it"):
+        _read(tmp_path)

@@ -10,12 +10,13 @@ path and what is wrong with it. A caller that knows the setting puts it in front
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
 import sys
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from distillation.errors import InputError, reason_of
 
@@ -55,7 +56,7 @@ def _no_path(path: str | Path, error: ValueError) -> str:
     return f"{str(path)!r}: is no path ({error})"  # a NUL in the name
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> io.BufferedReader:
     """Open a regular file for reading; a pipe, a device, a socket or a folder is refused without waiting.
 
     Raises:

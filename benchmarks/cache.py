@@ -109,7 +109,9 @@ def _step(run: TrainingRun, optimizer: torch.optim.Optimizer, number: int) -> No
 
     size = run.job.training.batch_size
     batch = run.collator([run.windows[i] for i in range(number * size, (number + 1) * size)])
-    with torch.autocast(run.device, getattr(torch, run.precision), enabled=run.device != "cpu"):
+    with torch.autocast(
+        run.device, getattr(torch, run.job.decision.student_products), enabled=run.device != "cpu"
+    ):
         loss = run.student(**{name: tensor.to(run.device) for name, tensor in batch.items()})["loss"]
     loss.backward()
     optimizer.step()

@@ -181,10 +181,25 @@ def load_pair(models: ModelSettings) -> tuple[dict[Role, PreTrainedTokenizerFast
 
 def configured_output_rows(reference: ModelReference, role: Role) -> int:
     """Return the rows of the output layer as the configuration states them, without loading weights."""
+    return int(read_config(reference, role).get_text_config().vocab_size)
+
+
+def read_config(reference: ModelReference, role: Role) -> Any:
+    """Return the configuration of a model.
+
+    Raises:
+        ModelError: there is no such model, or it has no readable configuration.
+    """
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(_existing(reference, role), **_hub_arguments(reference))
-    return int(config.get_text_config().vocab_size)
+    path = _existing(reference, role)
+    try:
+        return AutoConfig.from_pretrained(path, **_hub_arguments(reference))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"models.{role}.path = {path}: no configuration can be read ({_brief(error)}); "
+            "use a directory that save_pretrained wrote"
+        ) from error
 
 
 def _existing(reference: ModelReference, role: Role) -> str:

@@ -19,7 +19,8 @@ class ModelReference(Section):
     trust_remote_code_of: str | None = None
     """`repository@revision`: code of a repository runs only if this names exactly this path and revision."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of the weights in memory; `auto` takes the fastest sound one that the probe finds."""
+    """Number format of the weights in memory; `auto`: what the device computes natively for a frozen model
+    (bfloat16 on a processor with AMX, else float32), float32 for a model in training."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Attention implementation; `auto` takes the fastest that works and gives what the objective needs."""
 

@@ -146,7 +146,7 @@ class ObjectiveSettings(Section):
     temperature: Annotated[float, Field(ge=0.1, le=20.0)] = 1.0
     """Softens both distributions of a divergence, which is multiplied by its square."""
     chunk_size: PositiveInt | None = None
-    """Positions whose logits exist at a time; None chooses from the vocabularies and free memory."""
+    """Positions whose logits exist at a time; None chooses from the vocabularies and the device's memory."""
     gradient_shares: NonNegativeInt = 8
     """How often along training the gradient of each term is measured and its share logged; 0 is never."""
     likelihood: LikelihoodSettings = LikelihoodSettings()

@@ -39,6 +39,9 @@ class TrainingSettings(Section):
     """How often, evenly spread, the held-out bits per byte are measured and a checkpoint is written."""
     gradient_checkpointing: bool = False
     """Recompute the student's activations in the backward pass: slower, much smaller."""
+    autocast: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the student's matrix products; its weights stay in float32. `auto`: what an
+    accelerator computes natively, float32 on a processor, where bfloat16 pays with AMX alone."""
     output_dir: LocalPath = "outputs/jobs"
     """Folder of the job directories."""
     keep_checkpoints: PositiveInt = 2

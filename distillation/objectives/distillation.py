@@ -34,8 +34,7 @@ from distillation.objectives.likelihood import LikelihoodTerm
 from distillation.objectives.logit_terms import LogitTerms
 from distillation.objectives.targets import TargetSource
 from distillation.objectives.uld import UldTerm
-from distillation.probing.device import free_memory
-from distillation.probing.memory import AUTOGRAD_TENSORS, SORTED_TENSORS, chunk_positions
+from distillation.probing.decision import ChunkSizes, chunk_sizes_of
 from distillation.teacher.cached import CachedTeacher
 
 if TYPE_CHECKING:
@@ -55,6 +54,7 @@ class DistillationObjective:
         teacher: runs the teacher, or stands for a cache of it; None for text alone.
         modules: what is trained beside the student: `companion0`, ... by stage of the schedule, `hidden`.
         tables: tensors of terms that need the tokenizers: `matched`, `boundary_U`, `boundary_V`.
+        chunks: as decided for a job; None decides by the first batch.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class DistillationObjective:
         *,
         modules: nn.ModuleDict | None = None,
         tables: Mapping[str, Tensor] | None = None,
+        chunks: ChunkSizes | None = None,
     ) -> None:
         if settings.uses_teacher and teacher is None:
             raise ValueError(f"objective.terms = {settings.terms.description}: needs a teacher")
@@ -75,7 +76,7 @@ class DistillationObjective:
         self.teacher = teacher
         self.modules = nn.ModuleDict() if modules is None else modules
         self.tables = dict(tables or {})
-        self._chunk_sizes: dict[int, int] = {}
+        self.chunks = chunks
         self.progress = 0.0
         """Share of the training that is done: decides the stage of a schedule."""
         # The cross-entropy is always measured, whatever its weight.
@@ -139,22 +140,13 @@ class DistillationObjective:
         num_tokens = view.labels_N.numel() if num_items is None else num_items
         return loss / num_tokens, torch.stack([found[name].float() for name in self.statistic_names])
 
-    def chunk_size(self, view: BatchView, num_tensors: int = AUTOGRAD_TENSORS) -> int:
-        """Return at how many positions logits exist at a time; chosen once, by what is free at the time.
-
-        Args:
-            view: a batch, for the vocabularies and the device.
-            num_tensors: float32 (n, V) that are held for a chunk.
-        """
-        if self.settings.chunk_size is not None:
-            return self.settings.chunk_size
-        if num_tensors not in self._chunk_sizes:
+    def chunk_sizes(self, view: BatchView) -> ChunkSizes:
+        """Return at how many positions logits exist at a time, if need be by the vocabularies of `view`."""
+        if self.chunks is None:
+            num_teacher_rows = 0 if self.teacher is None else getattr(self.teacher, "num_rows", 0)
             device = view.labels_N.device.type
-            numbers = num_tensors * view.student.num_rows
-            if self.teacher is not None and {"uld", "gold"} & self.settings.terms.active.keys():
-                numbers += SORTED_TENSORS * self.teacher.num_rows
-            self._chunk_sizes[num_tensors] = chunk_positions(numbers, device, free_memory(device)[0])
-        return self._chunk_sizes[num_tensors]
+            self.chunks = chunk_sizes_of(self.settings, view.student.num_rows, num_teacher_rows, device)
+        return self.chunks
 
     def term(self, name: str, view: BatchView) -> LikelihoodTerm | UldTerm | GoldTerm:
         """Return one of the terms `likelihood`, `uld`, `gold` for a batch."""
@@ -164,7 +156,7 @@ class DistillationObjective:
         if name == "gold":
             return GoldTerm(view, tables["matched"], settings.gold.beta, settings.temperature)
         boundaries = (tables["boundary_U"], tables["boundary_V"])
-        return LikelihoodTerm(view, settings.likelihood, boundaries, self.chunk_size(view))
+        return LikelihoodTerm(view, settings.likelihood, boundaries, self.chunk_sizes(view).autograd)
 
     def target_source(
         self, view: BatchView, memory: ChunkMemory | None = None

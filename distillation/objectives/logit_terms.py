@@ -26,7 +26,6 @@ from distillation.objectives.chunked import (
 from distillation.objectives.closed_form import Losses, Weights, dense_losses, sparse_losses
 from distillation.objectives.divergences import divergence
 from distillation.objectives.targets import ChunkTargets
-from distillation.probing.memory import AUTOGRAD_TENSORS, CLOSED_FORM_TENSORS
 
 if TYPE_CHECKING:
     from distillation.objectives.distillation import DistillationObjective
@@ -51,8 +50,8 @@ class LogitTerms:
         layers = [view.layer]
         if self.source is not None and self.source.companion_layer is not None:
             layers.append(self.source.companion_layer)
-        num_tensors = CLOSED_FORM_TENSORS if self._has_closed_form else AUTOGRAD_TENSORS
-        size = self.objective.chunk_size(view, num_tensors)
+        sizes = self.objective.chunk_sizes(view)
+        size = sizes.closed_form if self._has_closed_form else sizes.autograd
         chunks = even_chunks(len(view.labels_N), size)
         if "gold" in self.terms:
             chunks = chunks_at(_ends_of_groups(view.group_N), size)

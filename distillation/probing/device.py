@@ -1,23 +1,20 @@
-"""What this machine computes with, and how fast: device, number formats, free memory.
+"""What this machine computes with: device, number formats, memory.
 
 - A GPU is only used if this build of PyTorch has kernels for it. PyTorch says a P100 is available and fails
   at the first kernel, so its compute capability is compared with the compiled architectures before any
   kernel is started.
 - A format that a GPU merely emulates does not count as supported (a T4 emulates bf16).
-- On a processor bf16 can be eight times faster than fp32 (AMX) or two hundred times slower (no support at
-  all), so it is measured. It must win by `MIN_SPEEDUP`: that separates kinds of hardware, so a busy machine
-  cannot make the choice flip between two runs. The time is this thread's own processor time, for the same
-  reason.
+- On a processor bf16 counts where oneDNN multiplies it by AMX tiles. That is read from the processor's
+  features, never measured: a stopwatch's answer changes with the load, and with it the bits of a result.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import re
-import time
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -26,8 +23,8 @@ from distillation.probing.quiet import quiet_libraries
 
 logger = logging.getLogger(__name__)
 
-MIN_SPEEDUP = 4.0
-_MATRIX_SIZE = 256
+BFloat16By = Literal["amx", "avx512_bf16", "emulation"]
+"""What a processor multiplies bf16 with: tiles, vectors, or float32 and rounding."""
 
 
 class DeviceProbe(BaseModel):
@@ -45,8 +42,8 @@ class DeviceProbe(BaseModel):
     supports_bfloat16: bool
     """Natively; emulation does not count."""
     supports_float16: bool
-    bfloat16_speedup: float | None
-    """How many times faster than fp32 a bf16 matrix product is; measured on processors only."""
+    bfloat16_by: BFloat16By | None = None
+    """What a processor multiplies bf16 with; None for accelerators."""
     total_bytes: int
     free_bytes: int
 
@@ -131,43 +128,72 @@ def choose_dtype(setting: str, device: str, *, training: bool = False, name: str
         SettingsError: the setting, whose full name is `name`, asks for a format that the device lacks.
     """
     if setting != "auto":
-        if setting == "bfloat16" and device == "cuda" and not _cuda_has_bfloat16():
+        if setting == "bfloat16" and not has_bfloat16(device):
             raise SettingsError(f"{name} = 'bfloat16': this GPU only emulates it; use float16 or auto")
         return setting
     if training:
         return "float32"
     if device == "cuda":
-        return "bfloat16" if _cuda_has_bfloat16() else "float16"
+        return "bfloat16" if has_bfloat16(device) else "float16"
     if device == "mps":
         return "float16"
-    return "bfloat16" if bfloat16_speedup() >= MIN_SPEEDUP else "float32"
+    return "bfloat16" if processor_bfloat16() == "amx" else "float32"
 
 
-@functools.cache
-def bfloat16_speedup() -> float:
-    """Return how many times faster a bf16 than an fp32 matrix product is on this processor, on one thread."""
+def choose_products(setting: str, device: str) -> str:
+    """Return the format of a student's matrix products for the value of `training.autocast`.
+
+    `auto` takes what an accelerator computes natively, and float32 on a processor.
+
+    Raises:
+        SettingsError: the setting asks for a format that the device lacks.
+    """
+    name = "training.autocast"
+    if setting == "float16" and device == "cpu":
+        raise SettingsError(f"{name} = 'float16': a processor has no float16 products; use bfloat16 or auto")
+    if setting == "auto" and device == "cpu":
+        return "float32"
+    return choose_dtype(setting, device, name=name)
+
+
+def processor_bfloat16() -> BFloat16By:
+    """Return what matrix products in bf16 are made with on this processor, by oneDNN, which makes them all.
+
+    oneDNN uses the tiles if the processor has them, the system lets the process use them, and the environment
+    (`ONEDNN_MAX_CPU_ISA`, or its older name `DNNL_MAX_CPU_ISA`) does not limit it to less.
+    """
     import torch
 
-    def seconds(dtype: torch.dtype, repeats: int) -> float:
-        factor = torch.ones(_MATRIX_SIZE, _MATRIX_SIZE, dtype=dtype)
-        times = []
-        for _ in range(repeats):
-            begin = time.thread_time()
-            factor @ factor
-            times.append(time.thread_time() - begin)
-        return max(min(times), 1e-7)
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return "emulation"
+    features = _processor_features()
+    limit = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").lower()
+    is_limited = limit.startswith(
+        ("sse", "avx")
+    )  # what oneDNN does not know, `all` and `default` limit nothing
+    if features >= {"amx_tile", "amx_bf16"} and (not is_limited or "amx" in limit) and _system_allows_tiles():
+        return "amx"
+    has_vectors = not is_limited or any(word in limit for word in ("bf16", "fp16", "avx10", "amx"))
+    return "avx512_bf16" if "avx512_bf16" in features and has_vectors else "emulation"
 
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        single = seconds(torch.float32, 12)
-        # One emulated product may take two hundred times as long: once is enough to know.
-        reduced = seconds(torch.bfloat16, 2)
-        if reduced < 3 * single:
-            reduced = seconds(torch.bfloat16, 12)
-    finally:
-        torch.set_num_threads(num_threads)
-    return single / reduced
+
+def _processor_features() -> set[str]:
+    """Return the names of the instructions that the processor has, as Linux writes them."""
+    import torch
+
+    # By PyTorch, which asks the processor; versions before 2.13 cannot be asked, Linux can.
+    if hasattr(torch.cpu, "get_capabilities"):
+        return {name for name, value in torch.cpu.get_capabilities().items() if value is True}
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return set(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+def _system_allows_tiles() -> bool:
+    """Ask Linux for the tiles, as oneDNN does: a sandbox or an old kernel may refuse."""
+    import torch
+
+    return not hasattr(torch.cpu, "_init_amx") or bool(torch.cpu._init_amx())
 
 
 def probe_device(setting: str = "auto", dtype: str = "auto") -> DeviceProbe:
@@ -180,20 +206,20 @@ def probe_device(setting: str = "auto", dtype: str = "auto") -> DeviceProbe:
     is_worth_saying = problem is not None and ("kernels" in problem or os.path.exists("/dev/nvidia0"))
     free, total = free_memory(device)
     if device == "cuda":
-        name, bfloat16, speedup = torch.cuda.get_device_name(), _cuda_has_bfloat16(), None
+        name, bfloat16_by, is_native = torch.cuda.get_device_name(), None, has_bfloat16(device)
     elif device == "mps":
-        name, bfloat16, speedup = "Metal", True, None
+        name, bfloat16_by, is_native = "Metal", None, True
     else:
-        speedup = bfloat16_speedup()
-        name, bfloat16 = f"processor, {torch.get_num_threads()} threads", speedup >= 1.0
+        bfloat16_by = processor_bfloat16()
+        name, is_native = f"processor, {torch.get_num_threads()} threads", bfloat16_by != "emulation"
     return DeviceProbe(
         device=device,
         name=name,
         fallback_reason=problem if is_worth_saying else None,
         dtype=choose_dtype(dtype, device),
-        supports_bfloat16=bfloat16,
+        supports_bfloat16=is_native,
         supports_float16=device != "cpu",
-        bfloat16_speedup=speedup,
+        bfloat16_by=bfloat16_by,
         total_bytes=total,
         free_bytes=free,
     )
@@ -229,7 +255,8 @@ def _container_limit() -> tuple[int, int] | None:
     return None
 
 
-def _cuda_has_bfloat16() -> bool:
+def has_bfloat16(device: str) -> bool:
+    """Return whether `device` can be asked for bf16: not a GPU that only emulates it."""
     import torch
 
-    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device != "cuda" or bool(torch.cuda.is_bf16_supported(including_emulation=False))

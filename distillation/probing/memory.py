@@ -23,9 +23,9 @@ BYTES_PER_NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
 CHUNK_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
 """What the logits of a chunk may take, by kind of device. More gains no speed on a processor."""
 LEAST_POSITIONS = 256
-"""Of a chunk, whatever they take, if it is free: products of 128 are up to 1.7 times as slow."""
-FREE_SHARE = 8
-"""A chunk takes at most this part of what is free."""
+"""Of a chunk, whatever they take, if there is memory: products of 128 are up to 1.7 times as slow."""
+MEMORY_SHARE = 8
+"""A chunk takes at most this part of the device's memory."""
 CLOSED_FORM_TENSORS, AUTOGRAD_TENSORS = 4, 8
 """Float32 tensors (positions, student vocabulary) that a chunk counts with: target, logits and what moves
 between them; with autograd also probabilities and gradients."""
@@ -66,16 +66,16 @@ class MemoryEstimate(BaseModel):
         return max(parts, key=lambda name: parts[name])
 
 
-def chunk_positions(num_numbers: int, device: str, free: int) -> int:
+def chunk_positions(num_numbers: int, device: str, memory: int) -> int:
     """Return how many positions of `num_numbers` float32 numbers each make a chunk, a multiple of 32.
 
     Args:
         num_numbers: that exist for a position at a time.
         device: kind of device.
-        free: bytes.
+        memory: of the device, in bytes; all of it, as what is free changes from second to second.
     """
     wanted = max(CHUNK_BYTES.get(device, CHUNK_BYTES["cpu"]), 4 * num_numbers * LEAST_POSITIONS)
-    budget = min(wanted, free // FREE_SHARE)
+    budget = min(wanted, memory // MEMORY_SHARE)
     return max(32, budget // (4 * num_numbers) // 32 * 32)
 
 
@@ -84,6 +84,7 @@ def estimate_memory(
     student: ArchitectureProbe,
     *,
     free: int,
+    memory: int | None = None,
     teacher_dtype: str = "float32",
     student_dtype: str = "float32",
     batch_size: int,
@@ -94,13 +95,14 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Return the memory of one training step of `student` under `teacher` (None: training on text alone).
 
-    `free` is in bytes, `batch_size` in windows, `max_length` in tokens, `chunk_size` in positions (None: as
-    many as training would choose).
+    `free` and `memory` are bytes: what is free, and all that the device has (None: what is free).
+    `batch_size` is in windows, `max_length` in tokens, `chunk_size` in positions (None: as many as training
+    would choose).
     """
     size = BYTES_PER_NUMBER[student_dtype]
     tokens = batch_size * max_length
     numbers = CLOSED_FORM_TENSORS * student.num_output_rows
-    chunk = min(chunk_size or chunk_positions(numbers, device, free), tokens)
+    chunk = min(chunk_size or chunk_positions(numbers, device, free if memory is None else memory), tokens)
     per_layer = _numbers_per_token(student)
     kept = student.num_layers * (student.width if gradient_checkpointing else per_layer)
     whole = per_layer if gradient_checkpointing else 0

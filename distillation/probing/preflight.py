@@ -208,7 +208,7 @@ def check_windows(settings: Settings, sizes: Mapping[str, ArchitectureProbe]) ->
 def _compare(
     settings: Settings, teacher: ArchitectureProbe, student: ArchitectureProbe, device: str
 ) -> list[str]:
-    from distillation.probing.device import choose_dtype, free_memory
+    from distillation.probing.device import choose_dtype, choose_products, free_memory
     from distillation.probing.memory import estimate_memory, readable_bytes
 
     warnings = []
@@ -218,11 +218,14 @@ def _compare(
             f"parameters, more than the teacher's {teacher.num_parameters:,}: are the two swapped?"
         )
     training, dtype = settings.training, settings.models.student.dtype
+    choose_products(training.autocast, device)  # refuses what the device lacks
+    free, memory = free_memory(device)
     runs_beside = settings.objective.uses_teacher and settings.cache is None
     need = estimate_memory(
         teacher if runs_beside else None,
         student,
-        free=free_memory(device)[0],
+        free=free,
+        memory=memory,
         teacher_dtype=choose_dtype(settings.models.teacher.dtype, device, name="models.teacher.dtype"),
         student_dtype=choose_dtype(dtype, device, training=True, name="models.student.dtype"),
         batch_size=training.batch_size,

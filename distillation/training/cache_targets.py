@@ -29,6 +29,7 @@ from distillation.training.windows import WindowCollator
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
     from distillation.alignment.pairs import EncodedPair
+    from distillation.probing.decision import TeacherDecision
 
 CHUNK_ELEMENTS = 1 << 24
 """Probabilities that may exist at a time: 64 MiB in float32."""
@@ -46,21 +47,28 @@ class TargetWriter:
         settings: the cache, the objective that it serves, the models.
         aligner: makes targets of the teacher's rows.
         tokenizers: of teacher and student.
-        device: where the teacher goes.
+        decision: how the teacher is run.
     """
 
     BATCH = 16
     """Windows at a time; part of what determines the last bit of a target."""
 
-    def __init__(self, settings: Settings, aligner: Aligner, tokenizers: Sequence[Any], device: str) -> None:
+    def __init__(
+        self, settings: Settings, aligner: Aligner, tokenizers: Sequence[Any], decision: TeacherDecision
+    ) -> None:
         from distillation.alignment import tokens_as_bytes
         from distillation.objectives.likelihood import boundary_tokens
-        from distillation.probing.device import choose_dtype
 
         assert settings.cache is not None
         reference, terms = settings.models.teacher, settings.objective.terms.active
-        dtype = choose_dtype(reference.dtype, device)
-        model = load_model(reference, "teacher", device=device, dtype=dtype, attention=reference.attention)
+        device = decision.device
+        model = load_model(
+            reference,
+            "teacher",
+            device=device,
+            dtype=decision.teacher_dtype,
+            attention=decision.teacher_attention,
+        )
         self.teacher, self.aligner, self.device = LiveTeacher(model), aligner.to(device), device
         self.cache, self.temperature = settings.cache, settings.objective.temperature
         self.has_targets = bool(terms.keys() & set(DIVERGENCES))

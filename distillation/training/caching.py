@@ -2,10 +2,10 @@
 
     python -m distillation.training.caching REQUEST_DIR
 
-`prepare_cache` writes a request: settings, corpus, aligner. `fill_cache` does what of it is not done, in this
-process; any number of others may run the command on the same request at the same time, one for each
-accelerator, on every machine that shares the folder. They share the shards out among themselves. A killed one
-is started again.
+`prepare_cache` writes a request: settings, corpus, aligner, how the teacher is run. `fill_cache` does what
+of it is not done, in this process; any number of others may run the command on the same request at the same
+time, one for each accelerator, on every machine that shares the folder and can run the teacher in that way.
+They share the shards out among themselves. A killed one is started again.
 
 Targets are the live teacher's own: the same collator, the same aligner, the same code (`TargetSource`). Draws
 depend on the cache's seed, the window and the position, and a shard always runs in the same batches, so that
@@ -29,6 +29,7 @@ from distillation.console import print_anything
 from distillation.errors import DistillationError, JobError, one_line
 from distillation.files import new_directory, write_json
 from distillation.fingerprint import digest_of, digest_of_sources
+from distillation.probing.decision import TeacherDecision, decide_teacher
 from distillation.stopping import working_on
 from distillation.teacher.cache import CacheReader, CacheStore, TeacherCache, shard_name
 from distillation.teacher.entries import window_key
@@ -47,6 +48,8 @@ CACHE_SOURCES = (
     "distillation.objectives.batch",
     "distillation.objectives.likelihood",
     "distillation.objectives.targets",
+    "distillation.probing.decision",
+    "distillation.probing.device",
     "distillation.teacher",
     "distillation.training.cache_targets",
     "distillation.training.windows",
@@ -61,6 +64,8 @@ def prepare_cache(
 
     Raises:
         JobError: the folder cannot be written.
+        ModelError: the teacher's configuration cannot be read.
+        SettingsError: the device or the number format asked for is not to be had.
     """
     from distillation.corpus import save_corpus
 
@@ -70,7 +75,10 @@ def prepare_cache(
     length = TrainingSettings(max_length=settings.training.max_length)
     settings = Settings(**kept, training=length)
     fingerprint = corpus.report.train_fingerprint
-    name = digest_of([settings.model_dump(mode="json"), fingerprint, aligner.content_digest()])
+    decision = decide_teacher(settings.models)
+    name = digest_of(
+        [settings.model_dump(mode="json"), decision.identity, fingerprint, aligner.content_digest()]
+    )
     root = Path(output_dir or kept["cache"].output_dir)
     folder = root / "requests" / name
     if (folder / "settings.json").exists():
@@ -79,6 +87,7 @@ def prepare_cache(
         with new_directory(folder) as draft:
             save_corpus(corpus, draft / "corpus")
             aligner.save(draft / "aligner")
+            (draft / "decision.json").write_text(decision.model_dump_json(indent=2) + "\n")
             (draft / "settings.json").write_text(settings.model_dump_json(indent=2) + "\n")
     except OSError as error:
         raise JobError(
@@ -95,7 +104,7 @@ def fill_cache(request: str | Path, *, on_estimate: Callable[[str], None] = prin
         on_estimate: told one line with size and expected duration before the long work starts.
 
     Raises:
-        JobError: the request is damaged.
+        JobError: the request is damaged, or this machine cannot run the teacher as it says.
         ModelError: the teacher cannot be loaded.
         CorpusError: no window can be made of the corpus.
     """
@@ -115,18 +124,20 @@ class _Filling:
         from distillation.alignment import PairEncoder, load_aligner
         from distillation.corpus import read_corpus
         from distillation.models import load_tokenizer
-        from distillation.probing.device import choose_device
         from distillation.training.windows import make_windows
 
         try:
             settings: Settings = parse_settings(json.loads((request / "settings.json").read_text()))
+            decision = TeacherDecision.model_validate_json((request / "decision.json").read_text())
         except (OSError, ValueError) as error:
             raise JobError(
-                f"cache request {request}: settings.json is missing or damaged; prepare it again"
+                f"cache request {request}: settings.json or decision.json is missing or damaged; "
+                "prepare it again"
             ) from error
         assert settings.cache is not None
         self.settings, self.cache = settings, settings.cache
-        self.device = choose_device(settings.models.device)
+        self.decision = decision
+        decision.obey(f"cache request {request}", "prepare the cache here, which makes one for this machine")
         self.tokenizers = (
             load_tokenizer(settings.models.teacher, "teacher"),
             load_tokenizer(settings.models.student, "student"),
@@ -177,7 +188,7 @@ class _Filling:
         """Runs the teacher; loaded when the first shard is made."""
         from distillation.training.cache_targets import TargetWriter
 
-        return TargetWriter(self.settings, self.aligner, self.tokenizers, self.device)
+        return TargetWriter(self.settings, self.aligner, self.tokenizers, self.decision)
 
     def _make(
         self, missing: Sequence[tuple[int, tuple[bytes, ...]]], on_estimate: Callable[[str], None]
@@ -236,7 +247,7 @@ class _Filling:
             getattr(one, name).nbytes for one in entries for name in type(one).__dataclass_fields__
         )
         return (
-            f"teacher cache: {len(missing)} shards, {num_tokens:,} tokens on {self.device}; "
+            f"teacher cache: {len(missing)} shards, {num_tokens:,} tokens on {self.decision.summary}; "
             f"about {share * num_bytes / 2**20:,.1f} MiB, {share * seconds / 60:.1f} min"
         )
 
@@ -275,7 +286,7 @@ class _Filling:
             "has_targets": bool(terms.keys() & set(DIVERGENCES)),
             "has_log_probs": "likelihood" in terms,
             "teacher": model_digest(settings.models.teacher, "teacher"),
-            "teacher_dtype": settings.models.teacher.dtype,
+            "decision": self.decision.identity,
             "aligner": self.aligner.content_digest(),
             "tokenizers": [digest_of(one.backend_tokenizer.to_str()) for one in self.tokenizers],
             "starts": [start_token_id(one) for one in self.tokenizers],

@@ -31,6 +31,7 @@ from distillation.errors import JobError, one_line
 from distillation.files import new_directory
 from distillation.fingerprint import digest_of, digest_of_sources
 from distillation.models import model_digest
+from distillation.probing.decision import NOT_HASHED, Decision, decide
 
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
@@ -44,7 +45,9 @@ TRAINING_SOURCES = (
     "distillation.evaluation.logits",
     "distillation.models",
     "distillation.objectives",
+    "distillation.probing.decision",
     "distillation.probing.device",
+    "distillation.probing.memory",
     "distillation.teacher",
     "distillation.training",
 )
@@ -67,6 +70,8 @@ class Job(BaseModel):
     objective: ObjectiveSettings
     alignment: AlignmentSettings
     training: TrainingSettings
+    decision: Decision
+    """Device, number formats, attention, chunk sizes; obeyed wherever the job goes on."""
     aligner_name: str | None
     teacher_digest: str | None
     student_digest: str
@@ -81,7 +86,7 @@ class Job(BaseModel):
     def digest(self) -> str:
         """Hash of everything that changes the result; the directory's name."""
         # The cache's own digest stands for its settings.
-        neutral: Any = {"training": set(RESULT_NEUTRAL), "cache": True}
+        neutral: Any = {"training": set(RESULT_NEUTRAL), "cache": True, "decision": set(NOT_HASHED)}
         return digest_of(self.model_dump(mode="json", exclude=neutral))
 
 
@@ -124,6 +129,8 @@ def prepare_job(
 
     Raises:
         JobError: the directory cannot be written.
+        ModelError: a model's configuration cannot be read.
+        SettingsError: the device or a number format asked for is not to be had.
     """
     from distillation.corpus import save_corpus
 
@@ -141,6 +148,7 @@ def prepare_job(
         objective=objective,
         alignment=settings.alignment if aligner is not None else AlignmentSettings(),
         training=settings.training,
+        decision=decide(settings, objective),
         aligner_name=aligner.name if aligner is not None else None,
         # Text alone needs the teacher's tokenizer too: all variants train on the same windows.
         teacher_digest=model_digest(settings.models.teacher, "teacher"),

@@ -34,32 +34,35 @@ def load_objective(
     from distillation.alignment import load_aligner
     from distillation.models import load_model
     from distillation.objectives.distillation import DistillationObjective
-    from distillation.probing.device import choose_dtype
     from distillation.teacher.cached import CachedTeacher
     from distillation.teacher.live import LiveTeacher
 
     settings = job.objective
     if not settings.uses_teacher:
-        return DistillationObjective(settings)
+        return DistillationObjective(settings, chunks=job.decision.chunks)
     aligner = load_aligner(directory / "aligner").to(device)
     tables = _tables(job, tokenizers, aligner, device)
     if job.cache is not None:
-        return DistillationObjective(settings, aligner, CachedTeacher(job.cache), tables=tables)
+        return DistillationObjective(
+            settings, aligner, CachedTeacher(job.cache), tables=tables, chunks=job.decision.chunks
+        )
     reference = job.models.teacher
     needs_maps = settings.terms.attention > 0
     model = load_model(
         reference,
         "teacher",
         device=device,
-        dtype=choose_dtype(reference.dtype, device),
-        attention="eager" if needs_maps else reference.attention,
+        dtype=job.decision.teacher_dtype,
+        attention=job.decision.teacher_attention,
     )
     if needs_maps:
         student.set_attn_implementation("eager")
         for role, one in (("teacher", model), ("student", student)):
             _check_maps(one, role)
     modules = _modules(job, aligner, model, student)
-    return DistillationObjective(settings, aligner, LiveTeacher(model), modules=modules, tables=tables)
+    return DistillationObjective(
+        settings, aligner, LiveTeacher(model), modules=modules, tables=tables, chunks=job.decision.chunks
+    )
 
 
 def _check_maps(model: PreTrainedModel, role: str) -> None:

@@ -61,8 +61,9 @@ def run_job(
     status = read_status(directory)
     if status.get("state") == "finished" and (directory / "student" / "config.json").exists():
         return JobResult(job_dir=directory, student_dir=directory / "student", metrics=status["metrics"])
+    decided = {"decision": job.decision.model_dump(mode="json")}
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one keeps the house
-        write_json(directory / "status.json", {"state": "running", "process": os.getpid()})
+        write_json(directory / "status.json", {"state": "running", "process": os.getpid()} | decided)
         _drop_incomplete_checkpoints(directory)
     from distillation.probing.quiet import quiet_libraries
 
@@ -86,14 +87,16 @@ class TrainingRun:
         from distillation.alignment import PairEncoder
         from distillation.corpus import read_corpus
         from distillation.models import load_model, load_tokenizer
-        from distillation.probing.device import choose_device
         from distillation.training.objective import load_objective
         from distillation.training.windows import make_windows
 
         self.directory, self.job, self.name = directory, job, name or job.variant
         set_seed(job.seed)
-        _claim_gpu(job.models.device)
-        self.device = choose_device(job.models.device)
+        self.device = job.decision.device
+        _claim_gpu(self.device)
+        job.decision.obey(
+            f"job {directory}", "run the pipeline here, which begins another job for this machine"
+        )
         self.student_tokenizer = load_tokenizer(job.models.student, "student")
         self.teacher_tokenizer = load_tokenizer(job.models.teacher, "teacher")
         corpus = read_corpus(directory / "corpus")
@@ -107,19 +110,16 @@ class TrainingRun:
         self.validation = corpus.validation_texts
         # Master weights in float32: small updates vanish in half precision; autocast makes the products fast.
         self.student: PreTrainedModel = load_model(
-            job.models.student, "student", device=self.device, dtype="float32"
+            job.models.student,
+            "student",
+            device=self.device,
+            dtype="float32",
+            attention=job.decision.student_attention,
         )
         self.objective: DistillationObjective = load_objective(
             directory, job, self.student, (self.teacher_tokenizer, self.student_tokenizer), self.device
         )
         self.collator = self._collator()
-
-    @property
-    def precision(self) -> str:
-        """Format of the student's matrix products."""
-        from distillation.probing.device import choose_dtype
-
-        return choose_dtype("auto", self.device) if self.device != "cpu" else "float32"
 
     def train(self, on_estimate: Callable[[str], None]) -> JobResult:
         """Train, keep the best checkpoint as `student/`, and mark the job finished."""
@@ -143,7 +143,11 @@ class TrainingRun:
         }
         if trainer.is_world_process_zero():
             self._save_student(trainer)
-            write_json(self.directory / "status.json", {"state": "finished", "metrics": metrics})
+            decided = self.job.decision.model_dump(mode="json")
+            write_json(
+                self.directory / "status.json",
+                {"state": "finished", "metrics": metrics, "decision": decided},
+            )
         trainer.accelerator.wait_for_everyone()
         return JobResult(job_dir=self.directory, student_dir=self.directory / "student", metrics=metrics)
 
@@ -218,8 +222,8 @@ class TrainingRun:
             max_grad_norm=settings.max_grad_norm,
             adam_beta2=0.98,
             gradient_checkpointing=settings.gradient_checkpointing,
-            bf16=self.precision == "bfloat16",
-            fp16=self.precision == "float16",
+            bf16=self.job.decision.student_products == "bfloat16",
+            fp16=self.job.decision.student_products == "float16",
             use_cpu=self.device == "cpu",
             logging_steps=max(1, steps // NUM_LOG_LINES),
             logging_first_step=True,
@@ -270,7 +274,7 @@ class TrainingRun:
         resumed = f", going on at step {done}" if done else ""
         padding = trainer._get_train_sampler().padding_share()
         size = f"{steps} steps, about {steps * tokens:,.0f} tokens on {self.device}, {padding:.1%} padding"
-        return f"{self.name}: {size}{resumed}; about {left / 60:.1f} min"
+        return f"{self.name}: {size}{resumed}; {self.job.decision.summary}; about {left / 60:.1f} min"
 
     def _save_student(self, trainer: DistillationTrainer) -> None:
         """Write the student and its tokenizer into a draft, then put it in place at once."""
@@ -290,15 +294,15 @@ def num_loaders(device: str) -> int:
     return 1 if device == "cuda" else 0
 
 
-def _claim_gpu(setting: str) -> None:
+def _claim_gpu(device: str) -> None:
     """Let `cuda` mean this process's own GPU where `torchrun` or `accelerate launch` started several.
 
     Args:
-        setting: `models.device`.
+        device: as decided for the job.
     """
     import torch
 
-    if setting in ("auto", "cuda") and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+    if device == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -9,13 +11,15 @@ from transformers import AutoModelForCausalLM
 from distillation.errors import SettingsError
 from distillation.probing.architecture import build_on_meta, probe_architecture
 from distillation.probing.device import (
-    bfloat16_speedup,
+    _processor_features,
     choose_device,
     choose_dtype,
+    choose_products,
     cuda_problem,
     free_memory,
     kernels_cover,
     probe_device,
+    processor_bfloat16,
 )
 from distillation.probing.memory import chunk_positions, estimate_memory, readable_bytes
 
@@ -93,20 +97,55 @@ def test_a_gpu_that_emulates_bfloat16_gets_float16(monkeypatch) -> None:
         choose_dtype("bfloat16", "cuda", name="models.teacher.dtype")
 
 
-def test_processor_format_follows_the_measurement(monkeypatch) -> None:
-    assert bfloat16_speedup() > 0.0
-    assert choose_dtype("float16", "cpu") == "float16"
-    monkeypatch.setattr("distillation.probing.device.bfloat16_speedup", lambda: 0.005)
-    assert choose_dtype("auto", "cpu") == "float32"
-    monkeypatch.setattr("distillation.probing.device.bfloat16_speedup", lambda: 9.0)
-    assert choose_dtype("auto", "cpu") == "bfloat16"
+TILES = {"avx512_f", "avx512_bf16", "amx_tile", "amx_bf16"}
+
+
+@pytest.mark.parametrize(
+    ("features", "limit", "allowed", "expected"),
+    [
+        (TILES, None, True, "amx"),
+        (TILES, "ALL", True, "amx"),
+        (TILES, "AVX512_CORE_AMX", True, "amx"),
+        (TILES, "AVX10_1_512_AMX_FP16", True, "amx"),
+        (TILES, "no such instructions", True, "amx"),  # oneDNN does not know it and takes all
+        (TILES, "AVX512_CORE_BF16", True, "avx512_bf16"),
+        (TILES, "avx2", True, "emulation"),
+        (TILES, None, False, "avx512_bf16"),  # a sandbox that forbids tiles
+        ({"avx512_bf16"}, None, True, "avx512_bf16"),
+        ({"amx_tile", "amx_int8"}, None, True, "emulation"),
+        ({"avx2"}, None, True, "emulation"),
+    ],
+)
+def test_processor_format_follows_its_instructions(monkeypatch, features, limit, allowed, expected) -> None:
+    monkeypatch.setattr("distillation.probing.device._processor_features", lambda: set(features))
+    monkeypatch.setattr("distillation.probing.device._system_allows_tiles", lambda: allowed)
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+        monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+        if limit is not None:
+            monkeypatch.setenv(name, limit)
+        assert processor_bfloat16() == expected
+    assert choose_dtype("auto", "cpu") == ("bfloat16" if expected == "amx" else "float32")
     assert choose_dtype("auto", "cpu", training=True) == "float32"
+    assert choose_dtype("float16", "cpu") == "float16"
+    assert choose_products("auto", "cpu") == "float32"
+    assert choose_products("bfloat16", "cpu") == "bfloat16"
 
 
-def test_the_measurement_leaves_the_threads_alone() -> None:
-    num_threads = torch.get_num_threads()
-    bfloat16_speedup.__wrapped__()
-    assert torch.get_num_threads() == num_threads
+def test_the_processor_is_asked() -> None:
+    """As Linux says, where it is Linux that can be asked too."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    flags = set(next((line for line in lines if line.startswith("flags")), "").split())
+    if not flags:
+        pytest.skip("no /proc/cpuinfo with flags")
+    named = {"avx2", "avx512_bf16", "amx_tile", "amx_bf16"}
+    assert _processor_features() & named == flags & named
+
+
+def test_a_format_that_the_processor_lacks_is_one_line() -> None:
+    with pytest.raises(SettingsError, match=r"training\.autocast = 'float16': .*use bfloat16 or auto"):
+        choose_products("float16", "cpu")
 
 
 def test_free_memory_is_less_than_all() -> None:
@@ -134,14 +173,14 @@ def test_estimate_counts_weights_exactly(make_config) -> None:
     assert alone.total == sum(alone.model_dump().values()) - alone.free
 
 
-def test_a_chunk_follows_what_is_free() -> None:
+def test_a_chunk_follows_the_memory() -> None:
     numbers = 4 * 49_152
-    assert chunk_positions(numbers, "cpu", free=10**12) == 256
-    assert chunk_positions(numbers, "cuda", free=10**12) == 1344
-    assert chunk_positions(numbers, "cpu", free=8 * 4 * numbers * 100) == 96
-    assert chunk_positions(numbers, "cpu", free=0) == 32
-    assert chunk_positions(4 * numbers, "cpu", free=10**12) == 256, "products of fewer are slow"
-    assert chunk_positions(4 * numbers, "cpu", free=10**9) < 256
+    assert chunk_positions(numbers, "cpu", memory=10**12) == 256
+    assert chunk_positions(numbers, "cuda", memory=10**12) == 1344
+    assert chunk_positions(numbers, "cpu", memory=8 * 4 * numbers * 100) == 96
+    assert chunk_positions(numbers, "cpu", memory=0) == 32
+    assert chunk_positions(4 * numbers, "cpu", memory=10**12) == 256, "products of fewer are slow"
+    assert chunk_positions(4 * numbers, "cpu", memory=10**9) < 256
 
 
 @pytest.mark.parametrize(("name", "largest_ratio"), [("Llama", 1.3), ("GPTNeoX", 2.0)])

@@ -79,19 +79,25 @@ def parse_settings(raw: Mapping[str, Any], kind: type[SectionType] = Settings) -
         raise SettingsError(explain(kind, report)) from None
 
 
-def _check_texts(raw: Any, name: str = "") -> None:
+MAX_DEPTH = 32
+"""Of sections in sections; a YAML's anchors can make one that holds itself."""
+
+
+def _check_texts(raw: Any, name: str = "", depth: int = 0) -> None:
     """Refuse texts that nothing can store, and those with a secret, as settings are stored as they are.
 
     Raises:
-        SettingsError: the first value or name that is one.
+        SettingsError: the first value or name that is one; or they are nested without an end.
     """
+    if depth > MAX_DEPTH:
+        raise SettingsError(f"setting {shorten(name)}: is nested more than {MAX_DEPTH} deep; take it out")
     if isinstance(raw, Mapping):
         for key, value in raw.items():
-            _check_texts(key, name)
-            _check_texts(value, f"{name}.{key}" if name else str(key))
+            _check_texts(key, name, depth + 1)
+            _check_texts(value, f"{name}.{key}" if name else str(key), depth + 1)
     elif isinstance(raw, list | tuple):
         for index, value in enumerate(raw):
-            _check_texts(value, f"{name}.{index}")
+            _check_texts(value, f"{name}.{index}", depth + 1)
     elif isinstance(raw, str):
         found = secret_in(raw)
         if found is not None:

@@ -95,6 +95,13 @@ def test_a_setting_with_a_secret_is_refused_before_anything_stores_it(
     assert TOKEN not in str(info.value)
 
 
+def test_settings_that_hold_themselves_are_refused() -> None:
+    endless: dict[str, object] = {}
+    endless["tracking"] = [endless]
+    with pytest.raises(SettingsError, match="nested more than 32 deep"):
+        parse_settings(endless)
+
+
 def test_no_message_of_ours_holds_a_secret_or_has_no_end() -> None:
     error = JobError(f"http://hunter2@host refused {TOKEN}")
     assert str(error) == "http://***@host refused ***"

@@ -6,7 +6,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export ZENML_ANALYTICS_OPT_IN := false
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart compare promote rollback test check format ui bench sample clean
+.PHONY: quickstart compare promote rollback test check format ui bench torture fuzz sample clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -55,6 +55,12 @@ bench: .venv/ready  ## the figures of docs/benchmarks.md; about five hours on tw
 	$(BIN)/python -m benchmarks.objectives
 	$(BIN)/python -m benchmarks.objectives --speed
 	$(BIN)/pip install --quiet --editable ".[compare]" --constraint constraints.txt && $(BIN)/python -m benchmarks.gold
+
+torture: .venv/ready  ## the table of docs/reliability.md: kills, full disks, dead servers, damage; about 40 minutes
+	$(BIN)/python -m benchmarks.torture
+
+fuzz: .venv/ready  ## 10,000 mutated inputs of each kind; hours
+	$(BIN)/python -m benchmarks.fuzz
 
 sample: .venv/ready  ## train the embedded pair anew into outputs/sample, about an hour on two cores
 	$(BIN)/python -m distillation.sample.make outputs/sample

@@ -79,18 +79,24 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 @contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
+def new_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield an empty draft of the folder `path`, and put it in place when the block is left without an error.
 
-    What stood in its place, the rest of a kill, is removed.
+    What stands in its place is removed, or with `replace` false stays, and the draft is dropped: another
+    process was quicker.
     """
     draft = draft_of(path)
     try:
         draft.mkdir(parents=True)
         yield draft
         sync_tree(draft)
-        shutil.rmtree(path, ignore_errors=True)
-        draft.rename(path)
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
+        try:
+            draft.rename(path)
+        except OSError:
+            if replace or not path.is_dir():
+                raise
         sync_directory(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

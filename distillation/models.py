@@ -32,6 +32,23 @@ def resolve_path(reference: ModelReference, role: Role) -> str:
     return reference.path
 
 
+def located(models: ModelSettings) -> ModelSettings:
+    """Return the settings with absolute paths in place of relative ones, which mean another folder elsewhere.
+
+    Names of the hub and of the embedded models stay as they are.
+    """
+    changed = {}
+    for role, reference in (("teacher", models.teacher), ("student", models.student)):
+        if reference.path == EMBEDDED or not Path(reference.path).is_dir():
+            continue
+        path = str(Path(reference.path).absolute())
+        update: dict[str, Any] = {"path": path}
+        if reference.trust_remote_code_of is not None:
+            update["trust_remote_code_of"] = f"{path}@{reference.revision}"
+        changed[role] = reference.model_copy(update=update)
+    return models.model_copy(update=changed)
+
+
 def model_digest(reference: ModelReference, role: Role) -> str:
     """Return the content hash of a model: of all files of a directory, of name and revision on the hub."""
     path = resolve_path(reference, role)

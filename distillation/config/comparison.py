@@ -24,7 +24,12 @@ from distillation.explanations import explain
 
 CHANGEABLE = ("alignment", "objective", "cache", "training", "models.teacher")
 """Sections that a variant may change. Text, student, measure and seed are what makes a comparison fair."""
-SHARED_FIELDS = ("training.output_dir", "training.keep_checkpoints", "cache.output_dir")
+SHARED_FIELDS = (
+    "training.output_dir",
+    "training.keep_checkpoints",
+    "training.when_busy",
+    "cache.output_dir",
+)
 RESERVED_NAMES = ("teacher", "untouched", "text_only", "truncate", "distilled")
 FOUND = "found"
 """Name of the variant that a search adds."""

@@ -46,6 +46,8 @@ class TrainingSettings(Section):
     """Folder of the job directories."""
     keep_checkpoints: PositiveInt = 2
     """Checkpoints kept in a job directory besides the best one."""
+    when_busy: Literal["leave", "wait"] = "leave"
+    """What a second process does while another trains in the same job directory."""
 
 
 class EvaluationSettings(Section):

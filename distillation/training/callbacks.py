@@ -1,4 +1,4 @@
-"""What happens beside a training step: the metrics log, marks of whole checkpoints, the progress bar."""
+"""What happens beside a training step: the metrics log and the progress bar."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from transformers import ProgressCallback, TrainerCallback
 
 from distillation.evaluation.memory import peak_bytes, restart_peak
-from distillation.training.job import COMPLETE
 from distillation.training.metrics import MetricsLog
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ SPEED = frozenset({"train_samples_per_second", "train_steps_per_second"})
 
 
 class JobCallback(TrainerCallback):
-    """Writes `metrics.jsonl` and marks each checkpoint that was written whole."""
+    """Writes `metrics.jsonl`."""
 
     def __init__(self, directory: Path, trainer: DistillationTrainer) -> None:
         self.trainer = trainer
@@ -36,10 +35,8 @@ class JobCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Go on counting where the checkpoint stopped, and look at memory from here on."""
+        """Look at memory and speed from here on."""
         restart_peak(args.device)
-        if state.global_step:
-            self.trainer.load_counts(_checkpoint(args, state))
         self.last_time = time.perf_counter()
 
     def on_log(
@@ -70,14 +67,6 @@ class JobCallback(TrainerCallback):
         """Leave the time of an evaluation out of the training speed."""
         self.last_time = time.perf_counter()
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Mark the checkpoint as whole; a kill before this leaves one that the next run drops."""
-        self.trainer.save_counts(_checkpoint(args, state))
-        if state.is_world_process_zero:
-            (_checkpoint(args, state) / COMPLETE).touch()
-
 
 class StepProgressCallback(ProgressCallback):
     """The Trainer's progress bar with the variant's name and the latest loss, and no printed dictionaries."""
@@ -99,7 +88,3 @@ class StepProgressCallback(ProgressCallback):
             shown = {name: logs[name] for name in self.terms if name in logs}
             if shown:
                 self.training_bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()})
-
-
-def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
-    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"

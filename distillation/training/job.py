@@ -1,16 +1,20 @@
 """The job directory: everything a training run needs and everything it leaves.
 
-    JOB_DIR/  job.json (frozen settings + content hashes)   corpus/  aligner/
+    JOB_DIR/  job.json (frozen settings + content hashes)   corpus/  aligner/   inputs.json (their digests)
               teacher_cache/ (links, where the student learns from one)
               metrics.jsonl (append-only)   checkpoints/   student/   status.json
 
 Its name is the hash of what determines the result, so the same job is never trained twice and two different
-jobs never share a directory. It can be moved: models are named by path or hub name, all else is inside.
+jobs never share a directory. It can be moved: models are named by absolute path or hub name, all else is
+inside. Where a model's folder lies is no part of the hash, what is in it is: a job that comes to a machine
+where it lies elsewhere has its path changed in `job.json`.
 """
 
 from __future__ import annotations
 
-import json
+import logging
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,17 +31,21 @@ from distillation.config import (
     TermWeights,
     TrainingSettings,
 )
-from distillation.errors import JobError, one_line
-from distillation.files import new_directory
+from distillation.errors import InputError, JobError, ModelError, one_line, reason_of
+from distillation.files import new_directory, write_atomically
 from distillation.fingerprint import digest_of, digest_of_sources
-from distillation.models import model_digest
+from distillation.locks import exclusive
+from distillation.models import located, model_digest, resolve_path
 from distillation.probing.decision import NOT_HASHED, Decision, decide
+from distillation.reading import read_bytes
+from distillation.seals import digests_of_files, first_fault, read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
     from distillation.corpus import Corpus
     from distillation.teacher.cache import TeacherCache
 
+logger = logging.getLogger(__name__)
 Variant = Literal["distilled", "text_only", "truncate"]
 TRAINING_SOURCES = (
     "distillation.alignment",
@@ -53,9 +61,8 @@ TRAINING_SOURCES = (
 )
 """What training runs through: an edit in any of it makes a new job, an edited report does not."""
 CACHE_FOLDER = "teacher_cache"
-COMPLETE = "complete"
-"""Empty file that is written into a checkpoint last: without it, the checkpoint is the rest of a kill."""
-RESULT_NEUTRAL = frozenset({"output_dir", "keep_checkpoints"})
+JOB_FILE, INPUTS_FILE, STATUS_FILE = "job.json", "inputs.json", "status.json"
+RESULT_NEUTRAL = frozenset({"output_dir", "keep_checkpoints", "when_busy"})
 """Training settings that do not change the student."""
 
 
@@ -85,9 +92,23 @@ class Job(BaseModel):
     @property
     def digest(self) -> str:
         """Hash of everything that changes the result; the directory's name."""
-        # The cache's own digest stands for its settings.
-        neutral: Any = {"training": set(RESULT_NEUTRAL), "cache": True, "decision": set(NOT_HASHED)}
-        return digest_of(self.model_dump(mode="json", exclude=neutral))
+        neutral: Any = {
+            "training": set(RESULT_NEUTRAL),
+            "cache": {"output_dir"},
+            "decision": set(NOT_HASHED),
+        }
+        content = self.model_dump(mode="json", exclude=neutral)
+        for role in ("teacher", "student"):
+            # Digests stand for the files, wherever these lie.
+            reference = content["models"][role]
+            del reference["path"]
+            reference["trust_remote_code_of"] = reference["trust_remote_code_of"] is not None
+        return digest_of(content)
+
+    @property
+    def directory_name(self) -> str:
+        """Name of the job directory."""
+        return f"{self.variant}-{self.digest}"
 
 
 class JobResult(BaseModel):
@@ -125,15 +146,15 @@ def prepare_job(
 ) -> Path:
     """Write the job directory of one variant, or find the one that is there, and return its path.
 
-    A distilled student learns from `cache` if there is one. Controls always have the live teacher.
+    A distilled student learns from `cache` if there is one. Controls always have the live teacher. Corpus,
+    aligner and `job.json` of a directory that is there are written again where they are damaged.
 
     Raises:
         JobError: the directory cannot be written.
+        LockError: it is damaged, and another process is at work on it.
         ModelError: a model's configuration cannot be read.
         SettingsError: the device or a number format asked for is not to be had.
     """
-    from distillation.corpus import save_corpus
-
     objective = variant_objective(settings, variant)
     if not objective.uses_teacher:
         aligner = None
@@ -144,7 +165,7 @@ def prepare_job(
     job = Job(
         variant=variant,
         seed=settings.seed,
-        models=settings.models,
+        models=located(settings.models),
         objective=objective,
         alignment=settings.alignment if aligner is not None else AlignmentSettings(),
         training=settings.training,
@@ -160,24 +181,72 @@ def prepare_job(
         cache_digest=None if cache is None else cache.digest,
     )
     root = Path(output_dir or settings.training.output_dir)
-    directory = root / f"{variant}-{job.digest}"
-    if (directory / "job.json").exists():
-        if cache is not None:
-            _link(cache, directory)  # a shard that was damaged has been made anew
-        return directory
+    directory = root / job.directory_name
+    parts = _Parts(job, corpus, aligner, cache)
     try:
-        with new_directory(directory) as draft:
-            save_corpus(corpus, draft / "corpus")
-            if aligner is not None:
-                aligner.save(draft / "aligner")
-            if cache is not None:
-                _link(cache, draft)
-            (draft / "job.json").write_text(job.model_dump_json(indent=2) + "\n")
+        if not directory.exists():
+            with new_directory(directory, replace=False) as draft:
+                parts.write(draft)
+        # Another process may have been quicker, and what was there before may be damaged.
+        if not parts.are_in(directory):
+            with exclusive(directory, "job directory", wait=settings.training.when_busy == "wait"):
+                parts.write(directory)
+        elif cache is not None:
+            _link(cache, directory)  # a shard that was damaged has been made anew
     except OSError as error:
         raise JobError(
             f"training.output_dir = {root}: cannot be written ({one_line(error)}); name a writable folder"
         ) from error
     return directory
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What `prepare_job` puts into a directory."""
+
+    job: Job
+    corpus: Corpus
+    aligner: Aligner | None
+    cache: TeacherCache | None
+
+    def write(self, directory: Path) -> None:
+        """Write all of them; `job.json`, which says that they are there, last."""
+        from distillation.corpus import save_corpus
+
+        save_corpus(self.corpus, directory / "corpus")
+        if self.aligner is not None:
+            shutil.rmtree(directory / "aligner", ignore_errors=True)
+            self.aligner.save(directory / "aligner")
+        if self.cache is not None:
+            _link(self.cache, directory)
+        write_sealed(directory / INPUTS_FILE, {"files": _input_digests(directory)})
+        _write_job(directory, self.job)
+
+    def are_in(self, directory: Path) -> bool:
+        """Say whether a directory has them whole; settings that change no result are brought up to date."""
+        try:
+            found = read_job(directory)
+            check_inputs(directory)
+        except JobError as error:
+            logger.warning("%s; it is prepared again", one_line(error))
+            return False
+        job = self.job.model_copy(update={"decision": found.decision})  # with the machine that it was made on
+        if found != job:
+            _write_job(directory, job)
+        return True
+
+
+def _write_job(directory: Path, job: Job) -> None:
+    write_atomically(directory / JOB_FILE, (job.model_dump_json(indent=2) + "\n").encode())
+
+
+def _input_digests(directory: Path) -> dict[str, str]:
+    folders = [folder for folder in ("corpus", "aligner") if (directory / folder).is_dir()]
+    return {
+        f"{folder}/{name}": digest
+        for folder in folders
+        for name, digest in digests_of_files(directory / folder).items()
+    }
 
 
 def _link(cache: TeacherCache, directory: Path) -> None:
@@ -200,17 +269,81 @@ def read_job(directory: Path) -> Job:
     """Read `job.json`.
 
     Raises:
-        JobError: it is missing or damaged, or the directory's content is not what it says.
+        JobError: it is missing or damaged, or not that of the job which the directory is named after.
     """
     try:
-        return Job.model_validate_json((directory / "job.json").read_text())
-    except (OSError, ValueError) as error:
+        job = Job.model_validate_json(read_bytes(directory / JOB_FILE))
+    except (InputError, ValueError) as error:
         raise JobError(
-            f"job directory {directory}: job.json is missing or damaged; prepare the job again"
+            f"job directory {directory}: {JOB_FILE} is missing or damaged ({reason_of(error)}); "
+            "prepare the job again"
         ) from error
+    if directory.resolve().name != job.directory_name:
+        raise JobError(
+            f"job directory {directory}: {JOB_FILE} is that of {job.directory_name}; it was changed, or the "
+            "folder renamed: undo that, or prepare the job again"
+        )
+    return job
 
 
-def read_status(directory: Path) -> dict[str, Any]:
-    """Return `status.json`, or an empty mapping before the first run."""
-    path = directory / "status.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+def check_inputs(directory: Path) -> None:
+    """Compare corpus and aligner of a job with the digests that were taken when it was prepared.
+
+    Raises:
+        JobError: a file is missing or damaged.
+    """
+    try:
+        fault = first_fault(directory, read_sealed(directory / INPUTS_FILE)["files"])
+    except (InputError, KeyError) as error:
+        fault = f"{INPUTS_FILE} is missing or damaged ({reason_of(error)})"
+    if fault is not None:
+        raise JobError(f"job directory {directory}: {fault}; prepare the job again")
+
+
+def check_models(directory: Path, job: Job) -> None:
+    """Compare the models that `job` names with those that it was prepared with.
+
+    Raises:
+        ModelError: one is gone.
+        JobError: one has other files.
+    """
+    roles: tuple[tuple[Literal["teacher", "student"], str | None], ...] = (
+        ("teacher", job.teacher_digest),
+        ("student", job.student_digest),
+    )
+    for role, expected in roles:
+        reference = getattr(job.models, role)
+        if expected is None or model_digest(reference, role) == expected:
+            continue
+        path = resolve_path(reference, role)
+        if not Path(path).is_dir():
+            # Also where it could pass for a name on the hub: what is there has another digest.
+            raise ModelError(
+                f"models.{role}.path = {path}: no such directory, seen from {Path.cwd()}; put the model "
+                f"there, or name its place in {directory / JOB_FILE}"
+            )
+        raise JobError(
+            f"models.{role}.path = {path}: its files are not those that the job {directory} was prepared "
+            "with; put those back, or prepare the job again"
+        )
+
+
+def write_status(directory: Path, content: dict[str, Any]) -> None:
+    """Write `status.json`."""
+    write_sealed(directory / STATUS_FILE, content)
+
+
+def read_status(directory: Path, *, tell: bool = True) -> dict[str, Any]:
+    """Return `status.json`; an empty mapping before the first run, and if it is damaged.
+
+    Damage is warned of if `tell` is true.
+    """
+    path = directory / STATUS_FILE
+    if not path.exists():
+        return {}
+    try:
+        return read_sealed(path)
+    except InputError as error:
+        if tell:
+            logger.warning("%s; what the job has done is looked up in its checkpoints", one_line(error))
+        return {}

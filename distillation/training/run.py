@@ -6,26 +6,39 @@ ends with the same weights to the bit. A finished job returns at once.
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import os
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distillation.errors import CorpusError, JobError
-from distillation.files import write_json
+from distillation.files import storing
+from distillation.locks import exclusive
+from distillation.seals import first_fault
 from distillation.stopping import working_on
+from distillation.training.checkpoints import (
+    FOLDER,
+    Checkpoint,
+    drop_drafts,
+    newest,
+    newest_step,
+    newest_usable,
+    write_student,
+)
 from distillation.training.job import (
     CACHE_FOLDER,
-    COMPLETE,
+    STATUS_FILE,
     Job,
     JobResult,
+    check_inputs,
+    check_models,
     read_job,
     read_status,
+    write_status,
 )
 
 if TYPE_CHECKING:
@@ -39,43 +52,152 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 NUM_LOG_LINES = 50
 EVALUATION_BATCH = 16
+STUDENT_FOLDER = "student"
+MAX_ROUNDS = 3
+"""How often training goes back to an earlier checkpoint because a later one was damaged meanwhile."""
 
 
 def run_job(
-    job_dir: str | Path, *, name: str | None = None, on_estimate: Callable[[str], None] = print
+    job_dir: str | Path,
+    *,
+    name: str | None = None,
+    wait: bool | None = None,
+    on_estimate: Callable[[str], None] = print,
 ) -> JobResult:
     """Train the student of `job_dir`, going on where an earlier run stopped.
 
     Args:
         job_dir: as `prepare_job` writes it.
         name: what the progress bar and the estimate call it; None is the job's own variant.
+        wait: for another process that is at work in the directory, instead of leaving with an error; None is
+            what `training.when_busy` says.
         on_estimate: told one line with size and expected duration before the long work starts.
 
     Raises:
-        JobError: the directory or its teacher cache is damaged.
+        JobError: the directory, a model's folder or its teacher cache is damaged or another.
+        LockError: another process is at work in the directory.
+        StorageError: it cannot be written.
         ModelError: a model cannot be loaded, or a tokenizer has no start token.
         CorpusError: no window can be made of the corpus.
     """
     directory = Path(job_dir)
     job = read_job(directory)
-    status = read_status(directory)
-    if status.get("state") == "finished" and (directory / "student" / "config.json").exists():
-        return JobResult(job_dir=directory, student_dir=directory / "student", metrics=status["metrics"])
-    decided = {"decision": job.decision.model_dump(mode="json")}
-    if os.environ.get("RANK", "0") == "0":  # of several processes the first one keeps the house
-        write_json(directory / "status.json", {"state": "running", "process": os.getpid()} | decided)
-        _drop_incomplete_checkpoints(directory)
+    finished = _finished(directory)  # only read: no lock, and a folder that cannot be written will do
+    if finished is not None:
+        return finished
+    should_wait = job.training.when_busy == "wait" if wait is None else wait
     from distillation.probing.quiet import quiet_libraries
 
-    position = functools.partial(_position, directory)
     with (
-        working_on(position=position),
-        quiet_libraries() as messages,
-    ):  # bars of loading and notes on tied weights, many a run
-        result = TrainingRun(directory, job, name).train(on_estimate)
+        storing(directory, "training.output_dir"),
+        _only_writer(directory, should_wait),
+        working_on(position=lambda: f"step {newest_step(directory / FOLDER)}"),
+        quiet_libraries() as messages,  # bars of loading and notes on tied weights, many a run
+    ):
+        result = _trained(directory, job, name, on_estimate)
     for message in dict.fromkeys(messages):
         logger.debug("%s", message)
     return result
+
+
+def _trained(directory: Path, job: Job, name: str | None, on_estimate: Callable[[str], None]) -> JobResult:
+    """Train what is left of the steps and make the student of the best checkpoint.
+
+    Raises:
+        JobError: as `run_job`, or checkpoints are damaged again and again.
+    """
+    _wait_for_everyone(job)  # the first process has the lock
+    finished = _finished(directory, tell=False)  # while this one waited
+    if finished is not None:
+        return finished
+    folder = directory / FOLDER
+    was_finished = read_status(directory, tell=False).get("state") == "finished"
+    _wait_for_everyone(job)
+    if _is_first_process():
+        drop_drafts(folder)
+    for _ in range(MAX_ROUNDS):
+        if _is_first_process():
+            newest_usable(folder, _num_processes())
+        _wait_for_everyone(job)
+        checkpoint = newest(folder)
+        if checkpoint is None and was_finished:
+            raise JobError(
+                f"job directory {directory}: the student of the finished job is damaged, and no whole "
+                f"checkpoint is left to make it of; remove {STATUS_FILE} to train it anew"
+            )
+        if checkpoint is not None and checkpoint.has_all_steps:
+            return _finish(directory, job, checkpoint)
+        _check_before_training(directory, job)
+        if _is_first_process():
+            write_status(directory, {"state": "running", "process": os.getpid()} | _decided(job))
+        TrainingRun(directory, job, name).train(on_estimate, checkpoint)
+        _wait_for_everyone(job)
+    raise JobError(f"{folder}: checkpoints were damaged again and again; check the disk")
+
+
+def _finish(directory: Path, job: Job, checkpoint: Checkpoint) -> JobResult:
+    """Make the student of the best checkpoint, and mark the job finished.
+
+    Raises:
+        JobError: no evaluation gave a number.
+    """
+    from distillation.training.trainer import BEST_METRIC
+
+    if checkpoint.best is None or checkpoint.best_metric is None:
+        raise JobError(
+            f"job directory {directory}: no evaluation gave a number of bits per byte; training diverged: "
+            "lower training.learning_rate"
+        )
+    counts = checkpoint.counts()
+    metrics = {
+        BEST_METRIC: float(checkpoint.best_metric),
+        "steps": float(checkpoint.step),
+        "best_step": float(checkpoint.best_step or checkpoint.step),
+        "windows": float(counts["windows"]),
+        "refused_documents": float(counts["refused_documents"]),
+        "seconds": float(counts["seconds"]),
+    }
+    if _is_first_process():
+        digests = write_student(checkpoint.best, directory / STUDENT_FOLDER)
+        status = {"state": "finished", "metrics": metrics, "student": digests}
+        write_status(directory, status | _decided(job))
+    _wait_for_everyone(job)
+    return JobResult(job_dir=directory, student_dir=directory / STUDENT_FOLDER, metrics=metrics)
+
+
+def _finished(directory: Path, *, tell: bool = True) -> JobResult | None:
+    """Return the result of a finished job whose student is as it was made; None of any other.
+
+    What is damaged is warned of if `tell` is true.
+    """
+    status = read_status(directory, tell=tell)
+    if status.get("state") != "finished":
+        return None
+    fault = first_fault(directory / STUDENT_FOLDER, status["student"])
+    if fault is not None:
+        if tell:
+            logger.warning(
+                "%s: %s; it is made again of the best checkpoint", directory / STUDENT_FOLDER, fault
+            )
+        return None
+    return JobResult(job_dir=directory, student_dir=directory / STUDENT_FOLDER, metrics=status["metrics"])
+
+
+def _check_before_training(directory: Path, job: Job) -> None:
+    """Compare machine, models, corpus and aligner with what the job was prepared for.
+
+    Raises:
+        JobError: one is another.
+        ModelError: a model is gone.
+    """
+    _claim_gpu(job.decision.device)
+    job.decision.obey(f"job {directory}", "run the pipeline here, which begins another job for this machine")
+    check_models(directory, job)
+    check_inputs(directory)
+
+
+def _decided(job: Job) -> dict[str, Any]:
+    return {"decision": job.decision.model_dump(mode="json")}
 
 
 class TrainingRun:
@@ -93,10 +215,6 @@ class TrainingRun:
         self.directory, self.job, self.name = directory, job, name or job.variant
         set_seed(job.seed)
         self.device = job.decision.device
-        _claim_gpu(self.device)
-        job.decision.obey(
-            f"job {directory}", "run the pipeline here, which begins another job for this machine"
-        )
         self.student_tokenizer = load_tokenizer(job.models.student, "student")
         self.teacher_tokenizer = load_tokenizer(job.models.teacher, "teacher")
         corpus = read_corpus(directory / "corpus")
@@ -121,35 +239,17 @@ class TrainingRun:
         )
         self.collator = self._collator()
 
-    def train(self, on_estimate: Callable[[str], None]) -> JobResult:
-        """Train, keep the best checkpoint as `student/`, and mark the job finished."""
-        from distillation.training.trainer import BEST_METRIC, distilling
+    def train(self, on_estimate: Callable[[str], None], checkpoint: Checkpoint | None) -> None:
+        """Train up to the last step, whose checkpoint names the best one."""
+        from distillation.training.trainer import distilling
 
-        started = time.time()
         with distilling(self.student, self.objective):
             trainer = self._trainer()
-            checkpoint = _last_checkpoint(self.directory)
+            if checkpoint is not None:
+                trainer.load_counts(checkpoint)
             if trainer.is_world_process_zero():
-                on_estimate(self._estimate(trainer, checkpoint))
-            trainer.train(resume_from_checkpoint=checkpoint)
-        best = trainer.state.best_metric
-        metrics = {
-            BEST_METRIC: float(best if best is not None else math.nan),
-            "steps": float(trainer.state.global_step),
-            "best_step": float(trainer.state.best_global_step or trainer.state.global_step),
-            "windows": float(len(self.windows)),
-            "refused_documents": float(self.windows.counts.num_refused),
-            "seconds": time.time() - started,
-        }
-        if trainer.is_world_process_zero():
-            self._save_student(trainer)
-            decided = self.job.decision.model_dump(mode="json")
-            write_json(
-                self.directory / "status.json",
-                {"state": "finished", "metrics": metrics, "decision": decided},
-            )
-        trainer.accelerator.wait_for_everyone()
-        return JobResult(job_dir=self.directory, student_dir=self.directory / "student", metrics=metrics)
+                on_estimate(self._estimate(trainer, 0 if checkpoint is None else checkpoint.step))
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
 
     def _collator(self) -> WindowCollator | CachedCollator:
         from distillation.models import need_start_token_id
@@ -193,6 +293,8 @@ class TrainingRun:
                 "batch_size": EVALUATION_BATCH,
             },
             lengths=self.windows.lengths,
+            num_refused=self.windows.counts.num_refused,
+            keep_checkpoints=self.job.training.keep_checkpoints,
         )
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
@@ -211,7 +313,7 @@ class TrainingRun:
         steps = self._num_steps()
         interval = max(1, math.ceil(steps / settings.evaluations))
         return TrainingArguments(
-            output_dir=str(self.directory / "checkpoints"),
+            output_dir=str(self.directory / FOLDER),
             max_steps=steps,
             per_device_train_batch_size=settings.batch_size,
             gradient_accumulation_steps=settings.gradient_accumulation_steps,
@@ -231,8 +333,6 @@ class TrainingRun:
             eval_steps=interval,
             save_strategy="steps",
             save_steps=interval,
-            save_total_limit=settings.keep_checkpoints,
-            load_best_model_at_end=True,
             metric_for_best_model=BEST_METRIC,
             greater_is_better=False,
             remove_unused_columns=False,
@@ -251,10 +351,9 @@ class TrainingRun:
         windows_per_step = settings.batch_size * settings.gradient_accumulation_steps * world
         return max(1, math.ceil(len(self.windows) * settings.num_epochs / windows_per_step))
 
-    def _estimate(self, trainer: DistillationTrainer, checkpoint: str | None) -> str:
-        """Time one batch, forward and backward, and say what the run will cost."""
+    def _estimate(self, trainer: DistillationTrainer, done: int) -> str:
+        """Time one batch, forward and backward, and say what the run will cost after `done` steps."""
         steps = trainer.args.max_steps
-        done = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
         batch = self.collator(
             [self.windows[i] for i in range(min(len(self.windows), self.job.training.batch_size))]
         )
@@ -275,15 +374,6 @@ class TrainingRun:
         padding = trainer._get_train_sampler().padding_share()
         size = f"{steps} steps, about {steps * tokens:,.0f} tokens on {self.device}, {padding:.1%} padding"
         return f"{self.name}: {size}{resumed}; {self.job.decision.summary}; about {left / 60:.1f} min"
-
-    def _save_student(self, trainer: DistillationTrainer) -> None:
-        """Write the student and its tokenizer into a draft, then put it in place at once."""
-        draft, final = self.directory / ".student", self.directory / "student"
-        shutil.rmtree(draft, ignore_errors=True)
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(draft)
-        self.student_tokenizer.save_pretrained(draft)
-        shutil.rmtree(final, ignore_errors=True)
-        draft.rename(final)
 
 
 def num_loaders(device: str) -> int:
@@ -306,27 +396,29 @@ def _claim_gpu(device: str) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
-def _drop_incomplete_checkpoints(directory: Path) -> None:
-    for checkpoint in (directory / "checkpoints").glob("checkpoint-*"):
-        if not (checkpoint / COMPLETE).exists():
-            logger.warning("%s is incomplete and is dropped", checkpoint.name)
-            shutil.rmtree(checkpoint)
+def _is_first_process() -> bool:
+    """Say whether this is the one of several processes that keeps the house."""
+    return os.environ.get("RANK", "0") == "0"
 
 
-def _position(directory: Path) -> str:
-    """Return where the job goes on after a stop."""
-    whole = [path.parent for path in (directory / "checkpoints").glob(f"checkpoint-*/{COMPLETE}")]
-    return f"step {max((int(path.name.rsplit('-', 1)[1]) for path in whole), default=0)}"
+def _num_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _last_checkpoint(directory: Path) -> str | None:
-    """Return the newest whole checkpoint.
+def _wait_for_everyone(job: Job) -> None:
+    """Meet the other processes of `torchrun` or `accelerate launch`, if there are any."""
+    if _num_processes() > 1:
+        from accelerate import PartialState
 
-    Raises:
-        JobError: a checkpoint's name has no step.
-    """
-    found = list((directory / "checkpoints").glob("checkpoint-*"))
-    try:
-        return str(max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))) if found else None
-    except ValueError as error:
-        raise JobError(f"{directory}/checkpoints: {error}; remove what is no checkpoint") from error
+        _claim_gpu(job.decision.device)
+        PartialState(cpu=job.decision.device == "cpu").wait_for_everyone()
+
+
+@contextmanager
+def _only_writer(directory: Path, wait: bool) -> Iterator[None]:
+    """Let no other run write in `directory`; several processes of one run are one writer, the first locks."""
+    if not _is_first_process():
+        yield
+        return
+    with exclusive(directory, "job directory", wait=wait):
+        yield

@@ -8,6 +8,7 @@ given a batch of windows it returns the objective's loss, and any other call goe
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,14 @@ from distillation.evaluation.bits_per_byte import bits_per_byte
 from distillation.evaluation.logits import LogitsReader
 from distillation.objectives.batch import StudentOutput
 from distillation.objectives.distillation import DistillationObjective
+from distillation.training.checkpoints import (
+    TRAINER_STATE,
+    Checkpoint,
+    counts_file,
+    draft_folder,
+    drop_old,
+    seal,
+)
 from distillation.training.gradient_shares import COMPANIONS, gradient_shares
 from distillation.training.windows import LengthBatchedSampler
 
@@ -93,6 +102,8 @@ class DistillationTrainer(Trainer):
         held_out: texts on which the best checkpoint is chosen.
         evaluation: `max_length`, `stride`, `batch_size` of the bits-per-byte measure.
         lengths: student tokens of each training window, to batch windows of like length.
+        num_refused: documents of which no window was made.
+        keep_checkpoints: checkpoints that are kept besides the best one.
     """
 
     objective: DistillationObjective
@@ -106,6 +117,8 @@ class DistillationTrainer(Trainer):
         held_out: Sequence[str],
         evaluation: dict[str, Any],
         lengths: list[int],
+        num_refused: int,
+        keep_checkpoints: int,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -114,6 +127,9 @@ class DistillationTrainer(Trainer):
         self.held_out = list(held_out)
         self.evaluation = evaluation
         self.lengths = lengths
+        self.num_refused = num_refused
+        self.keep_checkpoints = keep_checkpoints
+        self.started, self.seconds_before = time.time(), 0.0
         self.tokens_seen = 0
         self.measured_at = -1
         self.sums = torch.zeros(len(objective.statistic_names))
@@ -157,17 +173,45 @@ class DistillationTrainer(Trainer):
                 logs["companion"] = values["companion"] / targets
         super().log(logs, *args, **kwargs)
 
-    def save_counts(self, checkpoint: Path) -> None:
-        """Keep what has been counted since the last log line beside a checkpoint, one file a process."""
-        content = {"tokens_seen": self.tokens_seen, "sums": self.sums.tolist()}
-        (checkpoint / f"counts-{self.args.process_index}.json").write_text(json.dumps(content))
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint with what has been counted since the last log line, whole or not at all."""
+        super()._save_checkpoint(model, trial)
+        # An absolute path, which would be wrong after the job is moved: the step says which is the best.
+        self.state.best_model_checkpoint = None
+        draft = draft_folder(self.checkpoints) / f"checkpoint-{self.state.global_step}"
+        self._save_counts(draft)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self.state.save_to_json(str(draft / TRAINER_STATE))
+            seal(self.checkpoints, self.state.global_step, self.args.world_size)
+            drop_old(self.checkpoints, self.keep_checkpoints, self.state.best_global_step)
+        self.accelerator.wait_for_everyone()
 
-    def load_counts(self, checkpoint: Path) -> None:
-        """Go on counting where `save_counts` left off."""
-        path = checkpoint / f"counts-{self.args.process_index}.json"
-        if path.exists():
-            content = json.loads(path.read_text())
-            self.tokens_seen, self.sums = content["tokens_seen"], torch.tensor(content["sums"])
+    def _get_output_dir(self, trial: Any) -> str:
+        """Return the folder in which the base class writes, and finds nothing else that it could delete."""
+        return str(draft_folder(self.checkpoints))
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return Path(str(self.args.output_dir))
+
+    def _save_counts(self, checkpoint: Path) -> None:
+        """Keep what has been counted since the last log line beside a checkpoint, one file a process."""
+        content = {
+            "tokens_seen": self.tokens_seen,
+            "sums": self.sums.tolist(),
+            "seconds": self.seconds_before + time.time() - self.started,
+            "windows": len(self.lengths),
+            "refused_documents": self.num_refused,
+        }
+        (checkpoint / counts_file(self.args.process_index)).write_text(json.dumps(content))
+
+    def load_counts(self, checkpoint: Checkpoint) -> None:
+        """Go on counting where the checkpoint was written."""
+        content = checkpoint.counts(self.args.process_index)
+        self.tokens_seen, self.sums = content["tokens_seen"], torch.tensor(content["sums"])
+        self.seconds_before = content["seconds"]
 
     @property
     def stages(self) -> tuple[Aligner, ...]:

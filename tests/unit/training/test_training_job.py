@@ -7,9 +7,11 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -27,9 +29,14 @@ from distillation.config import (
     TermWeights,
 )
 from distillation.corpus import load_corpus
-from distillation.errors import JobError
+from distillation.errors import DistillationError, JobError, ModelError
+from distillation.fingerprint import digest_of_directory
+from distillation.locks import exclusive
 from distillation.models import configured_output_rows, load_tokenizer
 from distillation.training import prepare_job, read_job, read_metrics, run_job
+from distillation.training.__main__ import main
+from distillation.training.checkpoints import newest_step
+from distillation.training.job import check_inputs, check_models, write_status
 from distillation.training.run import _claim_gpu
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -130,21 +137,16 @@ def test_a_stop_is_one_line_and_says_where_the_job_goes_on(parts, tmp_path) -> N
     command = [sys.executable, "-m", "distillation.training", str(job_dir)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and _last_step(job_dir) < 2:
+    while process.poll() is None and newest_step(job_dir / "checkpoints") < 2:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     said = re.search(r"^stopped; the same command goes on at step (\d+): (.*)$", err, re.MULTILINE)
     assert said, err
-    assert (job_dir / "checkpoints" / f"checkpoint-{said[1]}" / "complete").exists()
+    assert (job_dir / "checkpoints" / f"checkpoint-{said[1]}" / "manifest.json").exists()
     assert said[2] == shlex.join(command)
     assert "Traceback" not in err
-
-
-def _last_step(job_dir: Path) -> int:
-    steps = [int(path.parent.name.rsplit("-", 1)[1]) for path in job_dir.glob("checkpoints/*/complete")]
-    return max(steps, default=0)
 
 
 def _has_step(job_dir: Path, step: int) -> bool:
@@ -243,16 +245,190 @@ def test_batches_of_another_process_train_the_same_student(parts, tmp_path, monk
         assert tensor.equal(students[1][name]), name
 
 
-def test_an_incomplete_checkpoint_is_dropped(parts, tmp_path) -> None:
-    from distillation.training.run import _drop_incomplete_checkpoints, _last_checkpoint
+@pytest.fixture(scope="module")
+def finished(parts, tmp_path_factory) -> Path:
+    """A job of six steps, with a checkpoint every two; copies of it are hurt."""
+    settings, corpus, aligner = parts
+    short = settings.training.model_copy(update={"max_steps": 6, "evaluations": 3, "keep_checkpoints": 3})
+    settings = settings.model_copy(update={"training": short})
+    job_dir = prepare_job(
+        corpus, settings=settings, aligner=aligner, output_dir=tmp_path_factory.mktemp("finished")
+    )
+    run_job(job_dir)
+    return job_dir
 
-    for step, whole in ((3, True), (6, True), (9, False)):
-        directory = tmp_path / "checkpoints" / f"checkpoint-{step}"
-        directory.mkdir(parents=True)
-        if whole:
-            (directory / "complete").touch()
-    _drop_incomplete_checkpoints(tmp_path)
-    assert _last_checkpoint(tmp_path) == str(tmp_path / "checkpoints" / "checkpoint-6")
+
+def copy_of(job_dir: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(job_dir, folder / job_dir.name))
+
+
+def unfinish(job_dir: Path) -> None:
+    """Leave a job as a kill does after its last checkpoint, while the student was being written."""
+    shutil.rmtree(job_dir / "student")
+    (job_dir / ".student.draft").mkdir()
+    write_status(job_dir, {"state": "running", "process": 1})
+
+
+def student_of(job_dir: Path) -> str:
+    return digest_of_directory(job_dir / "student")
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_job_with_all_its_steps_only_writes_its_student(finished, tmp_path, monkeypatch) -> None:
+    job_dir = copy_of(finished, tmp_path)
+    expected, log = run_job(finished), (job_dir / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr("distillation.training.run.TrainingRun", None)
+    for leave in (unfinish, lambda path: (path / "status.json").unlink()):
+        leave(job_dir)
+        result = run_job(job_dir)
+        assert result.metrics == expected.metrics
+        assert student_of(job_dir) == student_of(finished)
+    assert (job_dir / "metrics.jsonl").read_bytes() == log
+    assert {path.name for path in (job_dir / "checkpoints").glob("checkpoint-*")} == {
+        f"checkpoint-{step}" for step in (2, 4, 6)
+    }
+
+
+def test_a_moved_job_without_its_best_checkpoint_goes_back_and_ends_the_same(
+    finished, tmp_path, caplog
+) -> None:
+    """The old place is still there: nothing may be read from it."""
+    job_dir = copy_of(finished, tmp_path)
+    best = int(run_job(finished).metrics["best_step"])
+    assert best == 6
+    unfinish(job_dir)
+    flip_a_bit(job_dir / "checkpoints" / "checkpoint-6" / "model.safetensors")
+    (job_dir / "checkpoints" / "checkpoint-4" / "optimizer.pt").unlink()
+    result = run_job(job_dir)
+    assert result.metrics["best_step"] == best
+    assert student_of(job_dir) == student_of(finished)
+    assert sum("cannot be used" in record.getMessage() for record in caplog.records) == 2
+    state = (job_dir / "checkpoints" / "checkpoint-6" / "trainer_state.json").read_text()
+    assert str(tmp_path) not in state
+    lines = {path: read_metrics(path / "metrics.jsonl") for path in (finished, job_dir)}
+    assert lines[job_dir] == lines[finished]
+
+
+def test_a_damaged_student_of_a_finished_job_is_made_again(finished, tmp_path, caplog) -> None:
+    job_dir = copy_of(finished, tmp_path)
+    student = job_dir / "student"
+    for damage in (
+        lambda: flip_a_bit(student / "model.safetensors"),
+        lambda: (student / "tokenizer.json").unlink(),
+        lambda: shutil.rmtree(student),
+    ):
+        damage()
+        caplog.clear()
+        assert run_job(job_dir).metrics == run_job(finished).metrics
+        assert student_of(job_dir) == student_of(finished)
+        [record] = caplog.records
+        assert "made again of the best checkpoint" in record.getMessage()
+    shutil.rmtree(job_dir / "checkpoints")
+    assert run_job(job_dir).student_dir == student, "nothing is wrong: no checkpoint is needed"
+    flip_a_bit(student / "config.json")
+    with pytest.raises(
+        JobError, match=r"no whole checkpoint is left .* remove status\.json to train it anew"
+    ):
+        run_job(job_dir)
+
+
+def test_one_writer(finished, tmp_path, capsys) -> None:
+    job_dir = copy_of(finished, tmp_path)
+    with exclusive(job_dir, "job directory"):
+        assert run_job(job_dir).job_dir == job_dir, "a finished job is only read"
+        unfinish(job_dir)
+        assert main([str(job_dir)]) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert f"process {os.getpid()} on" in told
+        waiting = threading.Thread(target=main, args=([str(job_dir), "--wait"],))
+        waiting.start()
+        told = ""
+        while waiting.is_alive() and "waiting for process" not in told:
+            told += capsys.readouterr().err
+        assert not (job_dir / "student").exists()
+    waiting.join()
+    assert student_of(job_dir) == student_of(finished)
+
+
+def test_what_a_job_was_prepared_with_is_compared(finished, tmp_path, parts) -> None:
+    settings, corpus, aligner = parts
+    job_dir = copy_of(finished, tmp_path)
+    unfinish(job_dir)
+    text = (job_dir / "job.json").read_text()
+    for before, after in (('"seed": 0', '"seed": 1'), ('"learning_rate": 0.001', '"learning_rate": 0.002')):
+        assert before in text
+        (job_dir / "job.json").write_text(text.replace(before, after))
+        with pytest.raises(
+            JobError, match=rf"job\.json is that of distilled-.*{job_dir.name}|it was changed"
+        ):
+            run_job(job_dir)
+    (job_dir / "job.json").write_text(text)
+    with pytest.raises(JobError, match="or the folder renamed"):
+        run_job(job_dir.rename(job_dir.with_name("mine")))
+    job_dir.with_name("mine").rename(job_dir)
+    shutil.rmtree(job_dir / "checkpoints")
+    for path in ("corpus/train.parquet", "aligner/aligner.json", "inputs.json"):
+        kept = (job_dir / path).read_bytes()
+        flip_a_bit(job_dir / path)
+        with pytest.raises(JobError, match=rf"{path}.*prepare the job again"):
+            run_job(job_dir)
+        (job_dir / path).write_bytes(kept)
+    # The remedy is right: preparing mends, and leaves what was trained.
+    flip_a_bit(job_dir / "corpus" / "train.parquet")
+    (job_dir / "job.json").unlink()
+    job = read_job(finished)
+    again = settings.model_copy(update={"training": job.training})
+    assert prepare_job(corpus, settings=again, aligner=aligner, output_dir=tmp_path) == job_dir
+    check_inputs(job_dir)
+    assert read_job(job_dir) == job
+    assert (job_dir / "metrics.jsonl").exists()
+
+
+def test_a_job_can_be_run_from_another_folder(parts, tmp_path, monkeypatch) -> None:
+    settings, corpus, aligner = parts
+    names = []
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        shutil.copytree(settings.models.student.path, "models/student")
+        student = settings.models.student.model_copy(update={"path": "models/student"})
+        moved = settings.model_copy(
+            update={"models": settings.models.model_copy(update={"student": student})}
+        )
+        names.append(prepare_job(corpus, settings=moved, aligner=aligner, output_dir=tmp_path / "jobs"))
+        found = read_job(names[-1]).models.student.path
+        assert found == str(tmp_path / place / "models" / "student")
+    job_dir = names[0]
+    assert names == [job_dir, job_dir], "where a model lies is no part of the name, and the last place counts"
+    job = read_job(job_dir)
+    (tmp_path / "there" / "models" / "student" / "config.json").write_text("{}")
+    with pytest.raises(JobError, match=r"models\.student\.path = .*its files are not those"):
+        check_models(job_dir, job)
+    # As a job of an earlier version has it: a relative path that could pass for a name on the hub.
+    text = (job_dir / "job.json").read_text().replace(str(tmp_path / "there") + "/", "")
+    (job_dir / "job.json").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"models\.student\.path = models/student: no such directory, seen"):
+        run_job(job_dir)
+
+
+def test_damaged_small_files_are_told_in_one_line(finished, tmp_path, caplog) -> None:
+    job_dir = copy_of(finished, tmp_path)
+    expected = run_job(finished)
+    for content in ("", '{"state": "fin', '{"state": "finished"}', "[1]", "[" * 100_000):
+        caplog.clear()
+        (job_dir / "status.json").write_text(content)
+        assert run_job(job_dir) == expected.model_copy(
+            update={"job_dir": job_dir, "student_dir": job_dir / "student"}
+        )
+        [record] = caplog.records
+        assert "status.json" in record.getMessage()
 
 
 def test_the_name_changes_with_what_determines_the_result(parts, tmp_path) -> None:
@@ -284,7 +460,7 @@ def test_bad_directories_are_one_line(parts, tmp_path) -> None:
         read_job(tmp_path / "nowhere")
     blocker = tmp_path / "file"
     blocker.write_text("kept")
-    with pytest.raises(JobError, match="output_dir"):
+    with pytest.raises(DistillationError, match="output_dir"):
         prepare_job(corpus, settings=settings, aligner=aligner, output_dir=blocker / "jobs")
     assert blocker.read_text() == "kept"
 
@@ -301,3 +477,12 @@ def test_a_torn_line_is_cut_off(tmp_path) -> None:
         (1, {"loss": 2.0}),
         (2, {"loss": 1.0}),
     ]
+
+
+def test_a_damaged_line_is_passed_over_with_a_warning(tmp_path, caplog) -> None:
+    path = tmp_path / "metrics.jsonl"
+    line = '{"step": 1, "tokens": 5, "time": 0.0, "metrics": {"loss": 2.0}}\n'
+    bad = ("[]", "null", '{"step": 2}', '{"step": 2, "tokens": 5, "time": 0, "metrics": {"a": []}}', "\xff")
+    path.write_bytes((line + "\n".join(bad) + "\n" + line.replace("1", "3", 1)).encode("latin-1"))
+    assert [found["step"] for found in read_metrics(path)] == [1, 3]
+    assert "5 lines cannot be read and are passed over, first line 2" in caplog.records[0].getMessage()

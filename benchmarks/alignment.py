@@ -87,10 +87,10 @@ def _batches(
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Return seconds of each part, the fastest run of every batch added up, and counts."""
     from distillation.alignment import EncodedPair
-    from distillation.alignment.pairs import encode_ids, plain_backend
+    from distillation.alignment.plain_text import PlainText
     from distillation.training.windows import WindowCollator
 
-    teacher, student = map(plain_backend, encoder.tokenizers)
+    teacher, student = map(PlainText, encoder.tokenizers)
     collate = WindowCollator(0, 0, aligner)
     total = dict.fromkeys(("tokenising", "pairing", "spans", "collating"), 0.0)
     pairs: list[EncodedPair] = []
@@ -99,7 +99,7 @@ def _batches(
         best = dict.fromkeys(total, float("inf"))
         for _ in range(max(1, repeats)):
             clock = [time.perf_counter()]
-            ids = encode_ids(teacher, batch), encode_ids(student, batch)
+            ids = teacher.ids(batch), student.ids(batch)
             clock.append(time.perf_counter())
             outcomes = list(map(encoder._pair, batch, *ids))
             clock.append(time.perf_counter())

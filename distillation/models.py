@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from distillation.alignment.plain_text import cut_the_same_always, cuts_at_random
 from distillation.config import ModelReference, ModelSettings
 from distillation.errors import ModelError, one_line
 from distillation.fingerprint import digest_of, digest_of_directory
@@ -58,7 +59,7 @@ def model_digest(reference: ModelReference, role: Role) -> str:
 
 
 def load_tokenizer(reference: ModelReference, role: Role) -> PreTrainedTokenizerFast:
-    """Load the tokenizer.
+    """Load the tokenizer; dropout that its file keeps from its training is taken off.
 
     Raises:
         ModelError: the directory or the tokenizer is missing, or it is not a fast tokenizer.
@@ -77,7 +78,16 @@ def load_tokenizer(reference: ModelReference, role: Role) -> PreTrainedTokenizer
         raise ModelError(
             f"models.{role}.path = {path}: only a slow tokenizer; convert it to a tokenizer.json"
         )
-    return _as_its_file_says(tokenizer, path, reference, role)
+    tokenizer = _as_its_file_says(tokenizer, path, reference, role)
+    if cuts_at_random(tokenizer.backend_tokenizer):
+        logger.warning(
+            "models.%s.path = %s: its tokenizer.json has dropout, which cuts one text differently each time; "
+            "it is taken off",
+            role,
+            path,
+        )
+        cut_the_same_always(tokenizer.backend_tokenizer)
+    return tokenizer
 
 
 def _as_its_file_says(

@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from distillation.alignment.chat_template import ChatTemplate, Message, RenderedChat
-from distillation.alignment.pairs import EncodedPair, EncodedText, PairEncoder, plain_backend
+from distillation.alignment.pairs import EncodedPair, EncodedText, PairEncoder
+from distillation.alignment.plain_text import unchanging_backend
 from distillation.alignment.token_bytes import TokenBytes
 
 ANSWERING = "assistant"
@@ -134,7 +135,7 @@ class _Side:
 
     def __init__(self, tokenizer: Any, tokens: TokenBytes, start: int | None, role: str) -> None:
         self.template = ChatTemplate(tokenizer, role)
-        self.backend = plain_backend(tokenizer)
+        self.backend = unchanging_backend(tokenizer)
         self.tokens = tokens
         self.role = role
         self.start = start

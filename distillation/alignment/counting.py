@@ -23,7 +23,8 @@ import numpy as np
 
 from distillation.alignment.cutting import cut_pair
 from distillation.alignment.kinds import KINDS, SCRIPTS, TextLabels, label_bytes, label_text
-from distillation.alignment.pairs import EncodedPair, PairEncoder, Refusal, plain_backend
+from distillation.alignment.pairs import EncodedPair, PairEncoder, Refusal
+from distillation.alignment.plain_text import PlainText
 from distillation.alignment.spans import align_spans, group_spans
 
 REFUSED = "refused: "
@@ -60,7 +61,7 @@ class Tally:
         self, encoder: PairEncoder, tables: VocabularyTables, window_length: int | None = None
     ) -> None:
         self.encoder = encoder
-        self._student = plain_backend(encoder.tokenizers[1])
+        self._student = PlainText(encoder.tokenizers[1])
         self.tables = tables
         self.max_tokens = None if window_length is None else window_length - 1
         self.counts: defaultdict[str, np.ndarray] = defaultdict(
@@ -93,7 +94,7 @@ class Tally:
         """Count all student tokens of a refused text as lost, by its cause."""
         self.refusals[cause] += 1
         text = text.encode("utf-8", "replace").decode("utf-8")
-        offsets = self._student.encode(text, add_special_tokens=False).offsets
+        offsets = self._student.encodings([text])[0].offsets
         if text and offsets:
             begins, ends = np.array(offsets, dtype=np.int64).T
             code = _code(label_text(text), begins, ends)

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from distillation.alignment.plain_text import PlainText
 from distillation.alignment.token_bytes import (
     SPACE_MARK,
     WORD_FAMILIES,
     TokenBytes,
-    backend_of,
     components,
     tokens_as_bytes,
 )
@@ -81,12 +81,12 @@ class PairEncoder:
         self.tokenizers = (teacher_tokenizer, student_tokenizer)
         self.teacher_bytes = tokens_as_bytes(teacher_tokenizer)
         self.student_bytes = tokens_as_bytes(student_tokenizer)
-        self._teacher = plain_backend(teacher_tokenizer)
-        self._student = plain_backend(student_tokenizer)
+        self._teacher = PlainText(teacher_tokenizer)
+        self._student = PlainText(student_tokenizer)
         self._normalisers = [
             normalise
-            for backend, tokens in ((self._teacher, self.teacher_bytes), (self._student, self.student_bytes))
-            if (normalise := content_normaliser(backend, tokens.family)) is not None
+            for side, tokens in ((self._teacher, self.teacher_bytes), (self._student, self.student_bytes))
+            if (normalise := content_normaliser(side.backend, tokens.family)) is not None
         ]
         self._spaces = (
             puts_space_in_front(self._teacher, self.teacher_bytes),
@@ -107,8 +107,8 @@ class PairEncoder:
         batch = [text for text in normalised if not isinstance(text, Refusal)]
         # Most texts need no second try when the side that puts no space in front is given it at once.
         spaced = [text if text.startswith(" ") else " " + text for text in batch]
-        teacher = encode_ids(self._teacher, spaced if self._spaces == (False, True) else batch)
-        student = encode_ids(self._student, spaced if self._spaces == (True, False) else batch)
+        teacher = self._teacher.ids(spaced if self._spaces == (False, True) else batch)
+        student = self._student.ids(spaced if self._spaces == (True, False) else batch)
         pairs = map(self._pair, batch, teacher, student)
         return [text if isinstance(text, Refusal) else next(pairs) for text in normalised]
 
@@ -144,10 +144,10 @@ class PairEncoder:
         if isinstance(teacher, bytes) and isinstance(student, bytes) and teacher != student:
             # One side put a space in front: give that space to the other side too.
             if teacher == b" " + student:
-                student_ids = encode_ids(self._student, [" " + text])[0]
+                student_ids = self._student.ids([" " + text])[0]
                 student = _join(self.student_bytes, student_ids, text)
             elif student == b" " + teacher:
-                teacher_ids = encode_ids(self._teacher, [" " + text])[0]
+                teacher_ids = self._teacher.ids([" " + text])[0]
                 teacher = _join(self.teacher_bytes, teacher_ids, text)
         expected = text.encode("utf-8")
         for joined, side in ((teacher, "teacher"), (student, "student")):
@@ -163,22 +163,6 @@ class PairEncoder:
             student=_encoded(self.student_bytes, student_ids),
             num_bytes=len(teacher),
         )
-
-
-def plain_backend(tokenizer: Any) -> Any:
-    """Return the Rust tokenizer of `tokenizer`, as a copy if it is set to pad or to cut texts."""
-    backend = backend_of(tokenizer)
-    if backend.padding is None and backend.truncation is None:
-        return backend
-    copy = type(backend).from_str(backend.to_str())
-    copy.no_padding()
-    copy.no_truncation()
-    return copy
-
-
-def encode_ids(backend: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of each text, without special tokens around them."""
-    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def content_normaliser(backend: Any, family: str) -> Callable[[str], str] | None:
@@ -244,9 +228,9 @@ def _join(tokens: TokenBytes, ids: list[int], text: str) -> bytes | str:
     return "special token in the text" if written else "unknown token"
 
 
-def puts_space_in_front(backend: Any, tokens: TokenBytes) -> bool:
+def puts_space_in_front(reader: PlainText, tokens: TokenBytes) -> bool:
     """Tell whether the tokenizer writes a space before the first word of a text."""
-    return _join(tokens, encode_ids(backend, ["a"])[0], "a") == b" a"
+    return _join(tokens, reader.ids(["a"])[0], "a") == b" a"
 
 
 def _encoded(tokens: TokenBytes, ids: list[int]) -> EncodedText:

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from distillation.alignment.pairs import encode_ids, plain_backend, puts_space_in_front
+from distillation.alignment.pairs import puts_space_in_front
+from distillation.alignment.plain_text import PlainText, special_strings, unchanging_backend
 from distillation.alignment.tables import SortedTokens
 from distillation.alignment.token_bytes import TokenBytes, components
 
@@ -50,8 +51,8 @@ def reencode(tokens: SortedTokens, other: TokenBytes, other_tokenizer: Any) -> R
         other: the other tokenizer's tokens as bytes.
         other_tokenizer: the tokenizer itself.
     """
-    backend = plain_backend(other_tokenizer)
-    has_space_in_front = puts_space_in_front(backend, other)
+    reader = PlainText(other_tokenizer)
+    has_space_in_front = puts_space_in_front(reader, other)
     content = tokens.buffer.tobytes()
     ends = tokens.starts + tokens.lengths
     texts: list[str] = []
@@ -66,7 +67,7 @@ def reencode(tokens: SortedTokens, other: TokenBytes, other_tokenizer: Any) -> R
         except UnicodeDecodeError:
             continue
         ranks.append(rank)
-    pieces, counts = _encode_apart(backend, other.family, texts)
+    pieces, counts = _encode_apart(other_tokenizer, reader, other.family, texts)
     counts_all = np.zeros(len(tokens.ids), dtype=np.int64)
     counts_all[ranks] = counts
     is_exact = _give_back(tokens, other, pieces, counts_all)
@@ -75,20 +76,26 @@ def reencode(tokens: SortedTokens, other: TokenBytes, other_tokenizer: Any) -> R
     return Reencoded(pieces[kept], np.cumsum(counts_all) - counts_all, counts_all)
 
 
-def _encode_apart(backend: Any, family: str, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _encode_apart(
+    tokenizer: Any, reader: PlainText, family: str, texts: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return all pieces end to end (int32) and how many each text has (int64)."""
+    backend = unchanging_backend(tokenizer)
     separator = _separator(backend, family)
-    if separator is not None and not any(separator in text for text in texts):
+    content = "\0".join(texts)
+    # Beside the separator every special token is looked for: a text that spells one has to go alone.
+    if separator is not None and not any(string in content for string in special_strings(tokenizer)):
         joined = [
             separator.join([*texts[begin : begin + TOKENS_A_TEXT], ""])
             for begin in range(0, len(texts), TOKENS_A_TEXT)
         ]
-        flat = np.array(list(chain.from_iterable(encode_ids(backend, joined))), dtype=np.int32)
+        encodings = backend.encode_batch_fast(joined, add_special_tokens=False)
+        flat = np.array(list(chain.from_iterable(one.ids for one in encodings)), dtype=np.int32)
         ends = np.flatnonzero(flat == backend.token_to_id(separator))
         # A text that swallows part of a separator is seen by their number.
         if len(ends) == len(texts):
             return np.delete(flat, ends), np.diff(ends, prepend=-1) - 1
-    encoded = encode_ids(backend, texts)
+    encoded = reader.ids(texts)
     counts = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
     return np.array(list(chain.from_iterable(encoded)), dtype=np.int32), counts
 

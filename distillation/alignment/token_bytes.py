@@ -106,9 +106,7 @@ def tokens_as_bytes(tokenizer: Any) -> TokenBytes:
     family = tokenizer_family(tokenizer)
     vocabulary = backend.get_vocab(with_added_tokens=True)
     added = backend.get_added_tokens_decoder()
-    special = {index for index, token in added.items() if token.special}
-    special |= {index for index in getattr(tokenizer, "all_special_ids", ()) if index is not None}
-    special |= set(_unknown_ids(backend))
+    special = special_ids(tokenizer)
     num_rows = max([*vocabulary.values(), *added]) + 1 if vocabulary or added else 0
 
     byte_fallback = _has_byte_fallback(backend)
@@ -118,11 +116,12 @@ def tokens_as_bytes(tokenizer: Any) -> TokenBytes:
     for token, index in vocabulary.items():
         if index in special:
             continue
-        if index in added:
+        is_byte = byte_fallback and BYTE_FALLBACK.match(token) is not None
+        if index in added and not is_byte:
             table[index] = _added_token_bytes(added[index], backend, family, to_bytes) or None
             continue
         table[index] = to_bytes(token) or None
-        if byte_fallback and BYTE_FALLBACK.match(token):
+        if is_byte:
             fallback.add(index)
     texts = {index: token for token, index in vocabulary.items() if index in special}
     return TokenBytes(
@@ -135,6 +134,19 @@ def tokens_as_bytes(tokenizer: Any) -> TokenBytes:
         special_strings={texts[index]: index for index in sorted(texts)},
         special_roles=_special_roles(tokenizer),
     )
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Return the ids that stand for no text: control tokens and the unknown token.
+
+    Not so a byte `<0xNN>` of a model that falls back on bytes: trainers can add those as special tokens only.
+    """
+    backend = backend_of(tokenizer)
+    special = {index for index, token in backend.get_added_tokens_decoder().items() if token.special}
+    special |= {index for index in getattr(tokenizer, "all_special_ids", ()) if index is not None}
+    if _has_byte_fallback(backend):
+        special -= {index for index in special if BYTE_FALLBACK.match(backend.id_to_token(index) or "")}
+    return special | set(unknown_ids(backend))
 
 
 def backend_of(tokenizer: Any) -> Any:
@@ -208,10 +220,11 @@ def same_tokenizer(one: Any, other: Any) -> bool:
 
 
 def _meaning(backend: Any) -> dict[str, Any]:
-    """Return the tokenizer's JSON without what only adds, pads or cuts tokens."""
+    """Return the tokenizer's JSON without what only adds, pads or cuts tokens, and without dropout."""
     content: dict[str, Any] = json.loads(backend.to_str())
     for irrelevant in ("padding", "truncation", "post_processor", "version"):
         content.pop(irrelevant, None)
+    content["model"].pop("dropout", None)  # nothing is encoded with it
     return content
 
 
@@ -278,7 +291,7 @@ def _has_byte_fallback(backend: Any) -> bool:
     return bool(getattr(backend.model, "byte_fallback", False))
 
 
-def _unknown_ids(backend: Any) -> Iterator[int]:
+def unknown_ids(backend: Any) -> Iterator[int]:
     """Yield the id that the model gives to text it cannot write, if it has one."""
     token = getattr(backend.model, "unk_token", None)
     if token is not None and backend.token_to_id(token) is not None:

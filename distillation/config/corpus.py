@@ -117,7 +117,7 @@ class ContractSettings(Section):
     max_leaking_documents_share: Share = 0.05
     """Largest share of held-out documents that leak."""
     max_unknown_share: Share = 0.01
-    """Largest share of a tokenizer's tokens that are unknown tokens or byte fallbacks."""
+    """Largest share of a tokenizer's tokens that stand for text which it cannot spell."""
 
 
 class CorpusSettings(Section):

@@ -226,7 +226,7 @@ def _token_terms(settings: ContractSettings, shares: Mapping[str, float]) -> lis
             ExpectColumnMaxToBeBetween(
                 column=_column(name),
                 max_value=limit,
-                description=f"At most {100 * limit:g} % of the {name} tokens are unknown or byte fallbacks",
+                description=f"At most {100 * limit:g} % of the {name} tokens stand for text it cannot spell",
             ),
         )
         for name in shares

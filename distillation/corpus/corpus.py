@@ -64,7 +64,7 @@ class CorpusReport(BaseModel):
     leaked_share: float
     """Mean share of a held-out document's long n-grams that stand in training documents."""
     unknown_shares: dict[str, float] = {}
-    """For each tokenizer, the share of tokens that are unknown or byte fallbacks."""
+    """For each tokenizer, the share of tokens that stand for text it cannot spell."""
     character_quantiles: dict[str, float] = {}
     """Lengths of the documents, in characters, at some quantiles."""
     train_fingerprint: str

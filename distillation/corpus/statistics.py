@@ -6,13 +6,14 @@ keeps a validation at a second, and the page free of the text.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distillation.alignment.plain_text import PlainText
+from distillation.alignment.token_bytes import backend_of, unknown_ids
 from distillation.corpus.documents import Document
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 TRAIN, HELD_OUT = "train", "held_out"
 _SAMPLE_DOCUMENTS = 200
 _SAMPLE_CHARACTERS = 2_000
-_BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class CorpusStatistics:
     duplicate_share: float
     """Share of the source's documents that repeated another one and were dropped."""
     unknown_shares: dict[str, float] = field(default_factory=dict)
-    """For each tokenizer, the share of its tokens on a sample that are unknown or byte fallbacks."""
+    """For each tokenizer, the share of its tokens on a sample that stand for text it cannot spell."""
 
 
 def measure_documents(
@@ -77,18 +77,16 @@ def measure_documents(
 def unknown_share(tokenizer: Any, texts: Sequence[str]) -> float:
     """Return the share of tokens that stand for text which the vocabulary cannot spell.
 
-    Counted are unknown tokens, byte fallbacks `<0xNN>`, and bytes that a byte-level vocabulary lacks (its
-    tokenizer drops them without a token), on an even sample of the texts.
+    Counted are unknown tokens and bytes that a byte-level vocabulary lacks (its tokenizer drops them without
+    a token), on an even sample of the texts. A byte `<0xNN>` spells its text: Llama 2 and its heirs write
+    every line end so. A document's own `<unk>` is text.
     """
     step = max(1, len(texts) // _SAMPLE_DOCUMENTS)
     sample = [text[:_SAMPLE_CHARACTERS] for text in texts[::step][:_SAMPLE_DOCUMENTS]]
     if not sample:
         return 0.0
-    bad_ids = {index for token, index in tokenizer.get_vocab().items() if _BYTE_FALLBACK.fullmatch(token)} | {
-        tokenizer.unk_token_id
-    }
-    # The library warns of inputs beyond the model's window; nothing is fed to a model here.
-    encoded = tokenizer(sample, add_special_tokens=False, verbose=False)["input_ids"]
+    bad_ids = {*unknown_ids(backend_of(tokenizer)), tokenizer.unk_token_id}
+    encoded = PlainText(tokenizer).ids(sample)
     num_dropped = _num_dropped_bytes(tokenizer, sample, encoded)
     num_bad = sum(index in bad_ids for ids in encoded for index in ids)
     return (num_bad + num_dropped) / max(sum(map(len, encoded)) + num_dropped, 1)

@@ -26,12 +26,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distillation.alignment.plain_text import PlainText
 from distillation.errors import CorpusError, SettingsError
 from distillation.evaluation.logits import LogitsReader, evaluating
 from distillation.evaluation.reliability import ConfidenceTally, Reliability
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+ENCODING_BATCH = 256
+"""Documents that are tokenised at a time."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def bits_per_byte(
 
     _check_lengths(model, max_length, stride)
     start = start_token_id(tokenizer)
-    documents = [encode_document(tokenizer, text, start) for text in texts]
+    documents = encode_documents(tokenizer, texts, start)
     windows = [
         window
         for index, document in enumerate(documents)
@@ -151,19 +155,20 @@ class EncodedDocument:
     num_unknown: int
 
 
-def encode_document(tokenizer: Any, text: str, start: int | None) -> EncodedDocument:
-    """Return `text` after the token `start`; special tokens' strings in it are spelt out."""
-    encoding = tokenizer(
-        text,
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_offsets_mapping=start is None,
-        split_special_tokens=True,
-        truncation=False,
-        verbose=False,
-    )
-    ids = np.asarray(encoding["input_ids"], dtype=np.int64)
+def encode_documents(tokenizer: Any, texts: Sequence[str], start: int | None) -> list[EncodedDocument]:
+    """Return each text after the token `start`; special tokens' strings in it are spelt out."""
+    reader = PlainText(tokenizer)
     unknown = tokenizer.unk_token_id
+    documents = []
+    for begin in range(0, len(texts), ENCODING_BATCH):
+        batch = texts[begin : begin + ENCODING_BATCH]
+        encodings = reader.encodings(batch)
+        documents += [_document(*both, start, unknown) for both in zip(batch, encodings, strict=True)]
+    return documents
+
+
+def _document(text: str, encoding: Any, start: int | None, unknown: int | None) -> EncodedDocument:
+    ids = np.asarray(encoding.ids, dtype=np.int64)
     num_unknown = int((ids == unknown).sum()) if unknown is not None else 0
     num_bytes = len(text.encode("utf-8"))
     if start is not None:
@@ -171,7 +176,7 @@ def encode_document(tokenizer: Any, text: str, start: int | None) -> EncodedDocu
     if not len(ids):
         return EncodedDocument(ids, 0, 0, num_bytes, 0)
     # A byte-level token may end inside a character: all tokens of the first token's characters go unscored.
-    ends = np.asarray([end for _, end in encoding["offset_mapping"]])
+    ends = np.asarray([end for _, end in encoding.offsets])
     unscored_bytes = len(text[: ends[0]].encode("utf-8"))
     first_scored = int((ends <= ends[0]).sum())
     return EncodedDocument(ids, first_scored, num_bytes - unscored_bytes, unscored_bytes, num_unknown)

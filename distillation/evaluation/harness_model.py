@@ -26,6 +26,7 @@ from lm_eval import utils
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
+from distillation.alignment.plain_text import PlainText
 from distillation.evaluation.logits import LogitsReader, evaluating
 from distillation.models import start_token_id
 
@@ -73,6 +74,7 @@ class HarnessModel(HFLM):
         )
         model.train(was_training)
         self._reader = LogitsReader(model)
+        self._reader_of_text = PlainText(tokenizer)
         self._tokens_per_batch = tokens_per_batch
         self._on_requests = on_requests
 
@@ -86,9 +88,7 @@ class HarnessModel(HFLM):
         **kwargs: Any,
     ) -> list[int]:
         """Return the ids of a text after its start token, or without one if `add_special_tokens` is False."""
-        ids = self.tokenizer(
-            string, add_special_tokens=False, split_special_tokens=True, truncation=False, verbose=False
-        )["input_ids"]
+        [ids] = self._reader_of_text.ids([string])
         ids = ids if add_special_tokens is False else [*self._start, *ids]
         return ids if left_truncate_len is None else self._cut(ids, left_truncate_len)
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from distillation.evaluation.bits_per_byte import encode_document, score_windows, split_into_windows
+from distillation.evaluation.bits_per_byte import encode_documents, score_windows, split_into_windows
 from distillation.evaluation.groups import text_kind
 from distillation.evaluation.logits import LogitsReader, evaluating
 
@@ -123,8 +123,8 @@ def read_passages(
     reader = LogitsReader(model)
     readings: list[PassageReading | None] = []
     with torch.inference_mode(), evaluating(model):
-        for passage in passages:
-            document = encode_document(tokenizer, passage.text, start)
+        documents = encode_documents(tokenizer, [passage.text for passage in passages], start)
+        for passage, document in zip(passages, documents, strict=True):
             first_token = 0 if start is None else 1
             ends = _byte_ends(tokens, document.ids[first_token:], passage.text.encode("utf-8"))
             if ends is None:

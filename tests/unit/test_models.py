@@ -44,6 +44,23 @@ def test_a_directory_without_a_tokenizer(tmp_path: Path, tiny_student_dir: Path)
     assert "\n" not in str(caught.value)
 
 
+def test_dropout_of_a_tokenizer_is_taken_off(
+    tmp_path: Path, tiny_student_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "student"
+    shutil.copytree(tiny_student_dir, directory)
+    content = json.loads((directory / "tokenizer.json").read_text())
+    content["model"]["dropout"] = 0.5
+    (directory / "tokenizer.json").write_text(json.dumps(content))
+    text = "Return a new list containing all items from the iterable."
+    tokenizer = load_tokenizer(reference(directory), "student")
+    expected = load_tokenizer(reference(tiny_student_dir), "student")(text)["input_ids"]
+    assert [tokenizer(text)["input_ids"] for _ in range(10)] == [expected] * 10
+    assert "dropout" in caplog.text
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "tokenizer.json").read_text())["model"]["dropout"] is None
+
+
 def test_weights_that_do_not_fit(tmp_path: Path, tiny_student_dir: Path) -> None:
     directory = tmp_path / "student"
     shutil.copytree(tiny_student_dir, directory)

@@ -14,8 +14,9 @@ from alignment_reference import END, SENTENCES, sentencepiece_bpe, vocabulary_by
 from alignment_texts import text_of
 from tokenizers import Tokenizer, processors
 
-from distillation.alignment import cutting, pairs, spans
+from distillation.alignment import cutting, spans
 from distillation.alignment.pairs import EncodedPair, EncodedText, PairEncoder
+from distillation.alignment.plain_text import PlainText
 from distillation.alignment.spans import Alignment
 from distillation.alignment.token_bytes import TokenBytes
 
@@ -153,13 +154,14 @@ def test_special_tokens_of_one_side_never_enter(bos: bool, eos: bool) -> None:
 
 
 def test_a_leaking_post_processor_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def leaking(backend: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in backend.encode_batch(list(texts), add_special_tokens=True)]
+    def leaking(reader: PlainText, texts: Sequence[str]) -> list[list[int]]:
+        encodings = reader.backend.encode_batch(list(texts), add_special_tokens=True)
+        return [encoding.ids for encoding in encodings]
 
     framed, other = with_template(byte_level(400), bos=True, eos=False), byte_level(300)
     tables = (vocabulary_bytes(framed), vocabulary_bytes(other))
     check_text(PairEncoder(framed, other), tables, SENTENCES[0], SENTENCES[0], must_accept=True)
-    monkeypatch.setattr(pairs, "encode_ids", leaking)
+    monkeypatch.setattr(PlainText, "ids", leaking)
     with pytest.raises(AssertionError):
         check_text(PairEncoder(framed, other), tables, SENTENCES[0], SENTENCES[0], must_accept=True)
 

@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
+from distillation.alignment.audit import audit_tokenizers
 from distillation.alignment.pairs import PairEncoder
 from distillation.alignment.token_bytes import byte_alphabet, same_tokenizer, tokens_as_bytes
 from distillation.errors import AlignmentError
@@ -112,6 +113,35 @@ def test_unigram_without_fallback_refuses_unknown_text() -> None:
     encoder = PairEncoder(sentencepiece_unigram(), trained_byte_level(300))
     assert encoder.encode(["the dog Ω", "the dog"])[0] is None
     assert encoder.refusals == {"unknown token (teacher)": 1}
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_a_byte_is_a_byte_though_it_is_called_special(kind: str) -> None:
+    """Trainers can add `<0x00>` to `<0xFF>` as special tokens only."""
+    special = [AddedToken(f"<0x{byte:02X}>", special=True, normalized=False) for byte in range(256)]
+    if kind == "bpe":
+        tokenizer = sentencepiece_bpe()
+    else:
+        pieces = [("<unk>", 0.0), *((f"<0x{byte:02X}>", -9.0) for byte in range(256)), ("▁", -2.0)]
+        pieces += [(letter, -3.0) for letter in "adegho<0x9>bt"]
+        tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    ordinary = tokens_as_bytes(tokenizer)
+    texts = ["a\tdog", "ζ 日本\n", *(["the <0x09>"] if kind == "bpe" else [])]
+    expected = PairEncoder(tokenizer, byte_level(300)).encode(texts)
+    assert tokenizer.token_to_id("<0x09>") in expected[0].teacher.ids
+    tokenizer.add_special_tokens(special)
+    assert tokens_as_bytes(tokenizer).table == ordinary.table
+    for sides in ((tokenizer, byte_level(300)), (byte_level(300), tokenizer)):
+        encoder = PairEncoder(*sides)
+        found = encoder.encode(texts)
+        assert not encoder.refusals
+        for text, pair, reference in zip(texts, found, expected, strict=True):
+            check_pair(encoder, pair, (" " + text).encode())
+            ids = (pair.teacher if sides[0] is tokenizer else pair.student).ids
+            assert ids.tolist() == reference.teacher.ids.tolist()
+    audit = audit_tokenizers(tokenizer, byte_level(300))
+    assert not audit.teacher.missing_bytes
 
 
 def test_wordpiece_reads_words_with_one_space_between() -> None:
@@ -283,9 +313,8 @@ def test_refusals_are_counted_and_harm_no_neighbour(encoder: PairEncoder) -> Non
     encoder.refusals.clear()
     texts = ["fine", f"a {END} inside", "", "lone \ud800 surrogate", "fine too"]
     pairs = encoder.encode(texts)
-    assert [pair is not None for pair in pairs] == [True, False, False, False, True]
+    assert [pair is not None for pair in pairs] == [True, True, False, False, True]
     assert encoder.refusals == {
-        "special token in the text (teacher)": 1,
         "empty": 1,
         "not valid Unicode": 1,
     }

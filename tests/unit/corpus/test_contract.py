@@ -117,7 +117,7 @@ def test_unknown_share_of_byte_level_tokenizer_counts_dropped_bytes(shared_dir):
     assert unknown_share(tokenizer, ["cafe\u0301 " * 50]) == 0.0
 
 
-def test_unknown_share_counts_unknown_and_fallback_tokens():
+def test_unknown_share_counts_unknown_tokens():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -125,7 +125,19 @@ def test_unknown_share_counts_unknown_and_fallback_tokens():
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     words = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
     assert unknown_share(words, ["known other known known"]) == 0.25
+
+
+def test_bytes_and_what_spells_a_special_token_are_spelled():
+    """Llama 2 and its heirs write line ends and tabs as bytes; a document may hold the letters `<unk>`."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
     vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"a": 256, "b": 257, "<unk>": 258}
     model = models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>")
     pieces = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), unk_token="<unk>")
-    assert unknown_share(pieces, ["abü"]) == 0.5
+    assert pieces.unk_token_id in pieces("a <unk>")["input_ids"], "else this test says nothing"
+    assert unknown_share(pieces, ["def a:\n\tb", "aü", "the <unk> dog"]) == 0.0
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(3)} | {"a": 3, "<unk>": 4}
+    model = models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>")
+    pieces = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), unk_token="<unk>")
+    assert unknown_share(pieces, ["a\x01b"]) == pytest.approx(1 / 3)

@@ -125,9 +125,9 @@ def test_only_the_first_bytes_are_compared(llama, start_tokenizer, sentences):
 
 
 def test_refused_documents_are_counted(llama, start_tokenizer, sentences):
-    texts = ["a <|endoftext|> in the text", sentences[0]]
+    texts = ["a <|endoftext|> in the text", sentences[0], ""]
     assert measure(llama, start_tokenizer, llama, start_tokenizer, texts).num_refused_documents == 1
-    nothing = measure(llama, start_tokenizer, llama, start_tokenizer, texts[:1])
+    nothing = measure(llama, start_tokenizer, llama, start_tokenizer, texts[2:])
     assert nothing.num_positions == 0
     assert nothing.top1_agreement is None
 

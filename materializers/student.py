@@ -19,6 +19,7 @@ from zenml.utils import io_utils
 
 from distillation.errors import JobError
 from distillation.fingerprint import digest_of, digest_of_directory
+from distillation.probing.decision import Decision
 
 if TYPE_CHECKING:
     from zenml.metadata.metadata_types import MetadataType
@@ -41,6 +42,8 @@ class Student:
     """Final figures of the training."""
     history: Path | None = None
     """The job's `metrics.jsonl`."""
+    decision: Decision | None = None
+    """Device, number formats, attention and chunk sizes of the training."""
 
 
 class StudentMaterializer(BaseMaterializer):
@@ -62,7 +65,9 @@ class StudentMaterializer(BaseMaterializer):
             with store.open(f"{self.uri}/metrics.jsonl", "wb") as file:
                 file.write(data.history.read_bytes())
         with store.open(f"{self.uri}/student.json", "w") as file:
-            json.dump({"variant": data.variant, "metrics": data.metrics}, file, indent=2)
+            decision = None if data.decision is None else data.decision.model_dump(mode="json")
+            record = {"variant": data.variant, "metrics": data.metrics, "decision": decision}
+            json.dump(record, file, indent=2)
 
     def load(self, data_type: type[Any]) -> Student:
         """Return the student; its folder is the stored one where the store is a folder of this machine."""
@@ -77,11 +82,13 @@ class StudentMaterializer(BaseMaterializer):
             variant=record["variant"],
             metrics=record["metrics"],
             history=history if history.exists() else None,
+            decision=Decision.model_validate(record["decision"]) if record.get("decision") else None,
         )
 
     def compute_content_hash(self, data: Student) -> str | None:
         """Return the hash of the weights, configuration and tokenizer: equal students are equal inputs."""
-        return digest_of([data.variant, digest_of_directory(data.directory)])
+        decision = None if data.decision is None else data.decision.identity
+        return digest_of([data.variant, digest_of_directory(data.directory), decision])
 
     def save_visualizations(self, data: Student) -> dict[str, VisualizationType]:
         """Write the training curves as a page, so that a student can be judged before the evaluation."""

@@ -32,8 +32,10 @@ def machine_fingerprint() -> str:
     """Return the hash of what the probes find out about this machine, apart from free memory."""
     import torch
 
+    from distillation.probing.device import processor_bfloat16
+
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return digest_of([platform.machine(), platform.system(), names])
+    return digest_of([platform.machine(), platform.system(), names, processor_bfloat16()])
 
 
 def corpus_fingerprint(corpus: CorpusSettings) -> str:

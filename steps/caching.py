@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from zenml.config.cache_policy import CachePolicy
 
+from distillation.comparison.student import EVALUATION_SOURCES
 from distillation.fingerprint import digest_of_sources
 from distillation.training.job import TRAINING_SOURCES
 
@@ -40,8 +41,8 @@ def training_code() -> str:
 
 def evaluation_code() -> str:
     """Return the digest of what `evaluate_student` calls."""
-    parts = ("distillation.evaluation", "distillation.report", "distillation.alignment", "tracking")
-    return digest_of_sources(*_BASE, *parts, "steps.evaluate_student")
+    parts = ("distillation.report", "tracking", "steps.evaluate_student")
+    return digest_of_sources(*_BASE, *EVALUATION_SOURCES, *parts)
 
 
 # By name, not as objects: ZenML would look an object's source up while this module is being imported.

@@ -94,7 +94,7 @@ def _record_below(recorder: Recorder, spec: RunSpec, outcome: Outcome, corpus: C
     for student in outcome.comparison.students:
         entry = entries[student.variant, student.seed]
         if student.result is not None:
-            own = student_run_spec(entry, spec, corpus.report, Path(student.job_dir).name)
+            own = student_run_spec(entry, spec, corpus.report, Path(student.job_dir))
             figures = {final_name(name): value for name, value in model_metrics(student.result).items()}
             recorder.log_metrics(recorder.open(own), figures, time_ms=time_ms)
         if entry.seed == outcome.plan.seeds[-1]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from distillation.config import FOUND, ComparisonSettings
 from distillation.fingerprint import digest_of, digest_of_sources
-from steps.tags import comparable_tags, source_tags
+from steps.tags import comparable_tags, decision_tags, source_tags
 from tracking.lineage import dataset_records
 from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, ROLE_TAG
 from tracking.runs import RunSpec, flat_params
@@ -71,13 +71,13 @@ def variant_run_spec(entry: Entry, parent: RunSpec) -> RunSpec:
     )
 
 
-def student_run_spec(entry: Entry, parent: RunSpec, report: CorpusReport, job: str) -> RunSpec:
+def student_run_spec(entry: Entry, parent: RunSpec, report: CorpusReport, job_dir: Path) -> RunSpec:
     """Return the run of one student of a comparison."""
-    from distillation.probing.device import choose_device
+    from distillation.training import read_job
 
     variant = variant_run_spec(entry, parent)
     return RunSpec(
-        key=f"{variant.key} seed {entry.seed} {job}",
+        key=f"{variant.key} seed {entry.seed} {job_dir.name}",
         name=entry.name,
         tags={
             **comparable_tags(entry.settings, entry.kind),
@@ -85,8 +85,8 @@ def student_run_spec(entry: Entry, parent: RunSpec, report: CorpusReport, job: s
             ROLE_TAG: "student",
             "variant": entry.variant,
             HELD_OUT_TAG: report.held_out_fingerprint,
-            "job": job,
-            "device": choose_device(entry.settings.models.device),
+            "job": job_dir.name,
+            **decision_tags(read_job(job_dir).decision),
         },
         params=flat_params(entry.settings),
         datasets=dataset_records(report, entry.settings.corpus.sources),
@@ -107,6 +107,6 @@ def student_forwarder(job_dir: Path, entry: Entry, report: CorpusReport, parent:
         job_dir,
         uri=resolve_tracking_uri(tracking.uri),
         experiment=tracking.experiment,
-        run=student_run_spec(entry, parent, report, job_dir.name),
+        run=student_run_spec(entry, parent, report, job_dir),
         samples_system=tracking.system_metrics,
     )

@@ -35,7 +35,7 @@ def distill_student(
     `fingerprint` stands for the files of both models.
     """
     from distillation.comparison.student import make_aligner
-    from distillation.training import prepare_job, run_job
+    from distillation.training import prepare_job, read_job, run_job
 
     hide_loading_bars(settings.models)
     if variant == "truncate":
@@ -55,4 +55,5 @@ def distill_student(
         variant=variant,
         metrics=result.metrics,
         history=job_dir / "metrics.jsonl",
+        decision=read_job(job_dir).decision,
     )

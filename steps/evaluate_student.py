@@ -47,6 +47,7 @@ def evaluate_student(
         held_out_fingerprint=corpus.report.held_out_fingerprint,
         sources=corpus.test_sources,
         device=settings.models.device,
+        decision=distilled.decision,
     )
     histories = {one.variant: read_history(one.history) for one in students if one.history is not None}
     probes = (teacher_probe, student_probe)

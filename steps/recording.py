@@ -21,7 +21,7 @@ from distillation.config import (
 )
 from distillation.errors import TrackingError, one_line
 from steps.comparison_runs import comparison_run_spec
-from steps.tags import comparable_tags, source_tags
+from steps.tags import comparable_tags, decision_tags, source_tags
 from tracking.lineage import DatasetRecord, dataset_records
 from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, REUSED_ROLE, ROLE_TAG
 from tracking.runs import Recorder, RunSpec, flat_params
@@ -121,13 +121,13 @@ def metrics_forwarder(
     job_dir: Path, settings: Settings, variant: str, report: CorpusReport
 ) -> MetricsForwarder:
     """Return the forwarder that shows a job's metrics live in a run nested in the pipeline's."""
-    from distillation.probing.device import choose_device
+    from distillation.training import read_job
     from tracking.forwarder import MetricsForwarder
 
     tracking = settings.tracking
     uri = resolve_tracking_uri(tracking.uri)
     log_metadata({"mlflow_tracking_uri": uri, "mlflow_experiment": tracking.experiment})
-    tags = {"job": job_dir.name, "device": choose_device(settings.models.device)}
+    tags = {"job": job_dir.name, **decision_tags(read_job(job_dir).decision)}
     return MetricsForwarder(
         job_dir,
         uri=uri,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from steps.recording import student_run_spec
+from steps.tags import decision_tags
 from tracking.log_lines import log_history
 from tracking.names import final_name
 
@@ -36,8 +37,9 @@ def record_students(
         TrackingError: the server fails.
     """
     for student in students:
+        tags = {} if student.decision is None else decision_tags(student.decision)
         own = variant_settings(settings, student.variant)
-        spec = student_run_spec(own, student.variant, report, {"device": evaluation.device})
+        spec = student_run_spec(own, student.variant, report, {"device": evaluation.device} | tags)
         record_student(recorder, spec, student, evaluation, time_ms=time_ms)
 
 

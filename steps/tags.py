@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from distillation.config import TEXT_ALONE, Settings
+from distillation.probing.decision import Decision
 from tracking.provenance import code_tags
 
 
@@ -18,6 +19,15 @@ def comparable_tags(settings: Settings, variant: str = "distilled") -> dict[str,
         "seed": str(settings.seed),
         "teacher": settings.models.teacher.path,
         "student": settings.models.student.path,
+    }
+
+
+def decision_tags(decision: Decision) -> dict[str, str]:
+    """Return the tags that say what a student was trained with."""
+    return {
+        "device": decision.device,
+        "teacher_dtype": decision.teacher_dtype,
+        "student_products": decision.student_products,
     }
 
 

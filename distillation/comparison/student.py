@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 KEPT_ALIGNERS = Path("outputs/aligners")
 """Aligners by content; the folder may be deleted at any time."""
-EVALUATION_SOURCES = ("distillation.evaluation", "distillation.alignment", "distillation.models")
+EVALUATION_SOURCES = (
+    "distillation.evaluation",
+    "distillation.alignment",
+    "distillation.models",
+    "distillation.probing.decision",
+    "distillation.probing.device",
+)
 
 
 def prepare_student(
@@ -75,6 +81,7 @@ def measured_student(
     another `fingerprint`, which stands for the user's own tasks, measures anew.
     """
     from distillation.evaluation import measure_student
+    from distillation.training import read_job
 
     depends_on: list[Any] = [
         evaluation.model_dump(mode="json"),
@@ -87,7 +94,12 @@ def measured_student(
     if path.exists():
         return ModelResult.model_validate_json(path.read_bytes()).model_copy(update={"name": name})
     result = measure_student(
-        name, job_dir / "student", models.teacher, corpus.test_texts, evaluation, device=models.device
+        name,
+        job_dir / "student",
+        models.teacher,
+        corpus.test_texts,
+        evaluation,
+        decision=read_job(job_dir).decision,
     )
     write_atomically(path, result.model_dump_json(indent=2).encode())
     return result

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from distillation.config import EvaluationSettings, ModelReference
 from distillation.errors import AlignmentError
@@ -20,10 +20,10 @@ from distillation.evaluation.bits_per_byte import BitsPerByte, bits_per_byte
 from distillation.evaluation.groups import document_labels
 from distillation.evaluation.loading import (
     as_reference,
+    decided,
     directory_of,
     free_memory,
     load_for_evaluation,
-    resolve_device,
 )
 from distillation.evaluation.result import (
     DISTILLED,
@@ -47,6 +47,9 @@ from distillation.evaluation.token_view import (
     view_passages,
 )
 
+if TYPE_CHECKING:
+    from distillation.probing.decision import TeacherDecision
+
 Progress = Callable[[str, int, int], None]
 """Told (what is being measured, steps done, steps in all)."""
 VIEWED = (TEACHER, DISTILLED, TEXT_ONLY)
@@ -62,6 +65,7 @@ def evaluate_models(
     held_out_fingerprint: str,
     sources: Sequence[str] | None = None,
     device: str = "auto",
+    decision: TeacherDecision | None = None,
     show_progress: bool = True,
 ) -> Evaluation:
     """Measure the students of `entries` and the teacher on the held-out `texts`.
@@ -74,15 +78,17 @@ def evaluate_models(
         settings: windows, prompts, lengths.
         held_out_fingerprint: what `CorpusReport` calls it.
         sources: where each text comes from, in few words (`Corpus.test_sources`), to group by.
-        device: `auto` or the name of a device.
+        device: `auto` or the name of a device, for models that were trained elsewhere.
+        decision: of the job that trained the students; it is obeyed.
         show_progress: a progress bar on the terminal.
 
     Raises:
         ModelError: a model cannot be loaded.
         CorpusError: the texts are empty.
+        JobError: this machine cannot do what was decided.
         SettingsError: the window does not fit a model, or a task is unknown.
     """
-    chosen = resolve_device(device)
+    chosen = decided(teacher, device, decision)
     with (
         prepared_tasks(texts, settings) as tasks,
         _progress_bar(len(entries) + 1, show_progress, has_tasks=bool(settings.tasks)) as tell,
@@ -103,7 +109,8 @@ def evaluate_models(
         held_out_fingerprint=held_out_fingerprint,
         num_held_out_documents=len(texts),
         num_held_out_bytes=sum(len(text.encode("utf-8")) for text in texts),
-        device=chosen,
+        device=chosen.device,
+        decision=chosen,
         settings=settings,
         document_labels=document_labels(texts, sources),
         passages=passages,
@@ -118,16 +125,18 @@ def measure_student(
     settings: EvaluationSettings,
     *,
     device: str = "auto",
+    decision: TeacherDecision | None = None,
     show_progress: bool = True,
 ) -> ModelResult:
     """Measure one student as `evaluate_models` does; the teacher is only there to agree with.
 
     Raises:
+        JobError: this machine cannot do what was decided.
         ModelError: a model cannot be loaded.
         CorpusError: the texts are empty.
         SettingsError: the window does not fit a model.
     """
-    chosen = resolve_device(device)
+    chosen = decided(teacher, device, decision)
     with (
         prepared_tasks(texts, settings) as tasks,
         _progress_bar(1, show_progress, has_tasks=bool(settings.tasks)) as tell,
@@ -149,6 +158,7 @@ def read_side_by_side(
     settings: EvaluationSettings,
     *,
     device: str = "auto",
+    decision: TeacherDecision | None = None,
 ) -> tuple[PassageView, ...]:
     """Return the passages that `evaluate_models` keeps, of students that were measured one by one.
 
@@ -157,12 +167,13 @@ def read_side_by_side(
         teacher: the model they learned from.
         texts: held-out documents.
         settings: windows.
-        device: `auto` or the name of a device.
+        device: `auto` or the name of a device, for models that were trained elsewhere.
+        decision: of the job that trained the students; it is obeyed.
 
     Raises:
         ModelError: a model cannot be loaded.
     """
-    chosen = resolve_device(device)
+    chosen = decided(teacher, device, decision)
     passages = choose_passages(texts)
     readings = {}
     for name, source in {TEACHER: teacher, **students}.items():

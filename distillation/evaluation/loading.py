@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from distillation.config import ModelReference
+from distillation.config import ModelReference, ModelSettings
+
+if TYPE_CHECKING:
+    from distillation.probing.decision import TeacherDecision
 
 
 def as_reference(source: str | Path | ModelReference) -> ModelReference:
@@ -21,15 +24,32 @@ def directory_of(reference: ModelReference, role: Literal["teacher", "student"])
     return resolve_path(reference, role)
 
 
-def resolve_device(device: str) -> str:
-    """Return the name of the device that `auto` stands for."""
-    from distillation.probing import choose_device
+def decided(
+    teacher: str | Path | ModelReference, device: str, decision: TeacherDecision | None
+) -> TeacherDecision:
+    """Return how models are measured: as was decided for their training, else as is decided here and now.
 
-    return choose_device(device)
+    Args:
+        teacher: the model that students are measured beside.
+        device: `auto` or the name of a device; not looked at where there is a decision.
+        decision: of the job that trained the students.
+
+    Raises:
+        JobError: this machine cannot do what was decided.
+        SettingsError: the device or the number format asked for is not to be had.
+        ModelError: the teacher's configuration cannot be read.
+    """
+    from distillation.probing.decision import decide_teacher
+
+    if decision is None:
+        models = {"teacher": as_reference(teacher), "device": device}
+        return decide_teacher(ModelSettings.model_validate(models))
+    decision.obey("evaluation", "set models.device to what this machine has, which trains the students anew")
+    return decision
 
 
 def load_for_evaluation(
-    source: str | Path | ModelReference, role: Literal["teacher", "student"], device: str
+    source: str | Path | ModelReference, role: Literal["teacher", "student"], decision: TeacherDecision
 ) -> tuple[Any, Any]:
     """Return a model and its tokenizer.
 
@@ -37,13 +57,14 @@ def load_for_evaluation(
         ModelError: it cannot be loaded.
     """
     from distillation.models import load_model, load_tokenizer
-    from distillation.probing import choose_dtype
+    from distillation.probing.device import choose_dtype
 
-    reference = as_reference(source)
+    reference, device = as_reference(source), decision.device
     tokenizer = load_tokenizer(reference, role)
-    # Students differ in the third digit, and reduced precision would blur that: as in training, float32.
-    is_student = role == "student"
-    dtype = choose_dtype(reference.dtype, device, training=is_student, name=f"models.{role}.dtype")
+    dtype: str = decision.teacher_dtype
+    if role == "student":
+        # Students differ in the third digit, and reduced precision would blur that: as in training, float32.
+        dtype = choose_dtype(reference.dtype, device, training=True, name="models.student.dtype")
     return load_model(reference, role, device=device, dtype=dtype, attention=reference.attention), tokenizer
 
 

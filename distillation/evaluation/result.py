@@ -28,6 +28,7 @@ from distillation.evaluation.samples import Sample
 from distillation.evaluation.speed import Speed
 from distillation.evaluation.tasks import TaskResult
 from distillation.evaluation.token_view import PassageView
+from distillation.probing.decision import Decision, TeacherDecision
 
 TEACHER = "teacher"
 TEXT_ONLY = "text_only"
@@ -96,10 +97,17 @@ class Evaluation(BaseModel):
     num_held_out_bytes: int
     device: str
     settings: EvaluationSettings
+    decision: Decision | TeacherDecision | None = None
+    """How the models were run; None in results from before it was kept."""
     document_labels: dict[str, tuple[str, ...]] = {}
     """Ways to group the documents (`kind`, `script`, `source`), each with one label a document."""
     passages: tuple[PassageView, ...] = ()
     """Some held-out text, and what every stretch of it costs teacher and students."""
+
+    @property
+    def machine(self) -> str:
+        """What the models ran on, and in which formats."""
+        return self.device if self.decision is None else self.decision.summary
 
     @property
     def groups(self) -> dict[str, tuple[TextGroup, ...]]:

@@ -72,7 +72,9 @@ class TeacherDecision(BaseModel):
     @property
     def summary(self) -> str:
         """One line for people."""
-        return f"{self.device}, teacher in {self.teacher_dtype} ({self.why}) with {self.teacher_attention}"
+        return (
+            f"{self.device}, teacher in {self.teacher_dtype} ({self.why}), attention {self.teacher_attention}"
+        )
 
     def problem_here(self) -> str | None:
         """Return why this machine cannot compute what was decided, or None."""
@@ -88,10 +90,8 @@ class TeacherDecision(BaseModel):
             if not torch.backends.mps.is_available():
                 return "it was begun on a Metal device, which this machine lacks"
         elif self.bfloat16_by is not None and self.bfloat16_by != processor_bfloat16():
-            return (
-                f"it was begun with bfloat16 by {self.bfloat16_by}, and the processor here has "
-                f"{processor_bfloat16()}"
-            )
+            here = processor_bfloat16()
+            return f"it was begun with bfloat16 by {self.bfloat16_by}, and here that is by {here}"
         return None
 
     def obey(self, what: str, remedy: str) -> None:
@@ -145,7 +145,7 @@ class Decision(TeacherDecision):
     @property
     def summary(self) -> str:
         """One line for people."""
-        return f"{super().summary}, student's products in {self.student_products}"
+        return f"{super().summary}; products of the student in {self.student_products}"
 
     @property
     def _formats(self) -> tuple[Format, ...]:

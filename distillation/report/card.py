@@ -180,7 +180,7 @@ def _speed(evaluation: Evaluation) -> str:
         if name in (DISTILLED, TEACHER)
     ]
     columns = ("Model", "Read a second", "Tokens written a second", "First token", "Peak memory", "Weights")
-    return f"## How fast it is\n\nOn {_cell(evaluation.device)}.\n\n" + table(columns, rows)
+    return f"## How fast it is\n\nOn {_cell(evaluation.machine)}.\n\n" + table(columns, rows)
 
 
 def _samples(result: ModelResult | None) -> str:

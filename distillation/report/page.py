@@ -105,6 +105,7 @@ def sections(
         "rows": _rows(evaluation),
         "settings": evaluation.settings,
         "device": evaluation.device,
+        "machine": evaluation.machine,
         "figures": _entries(comparison_drawings(evaluation)),
         "tasks": task_summary(evaluation),
         "groups": breakdown(evaluation),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
-from distillation.config import EvaluationSettings, ModelReference
-from distillation.errors import ModelError
+from distillation.config import EvaluationSettings, ModelReference, ModelSettings, Settings
+from distillation.errors import JobError, ModelError
 from distillation.evaluation import (
     Evaluation,
     bits_per_byte,
@@ -15,7 +16,10 @@ from distillation.evaluation import (
     evaluate_models,
     flat_metrics,
 )
+from distillation.evaluation.loading import decided, load_for_evaluation
 from distillation.models import load_model, load_tokenizer
+from distillation.probing.decision import decide
+from distillation.report import report_page
 
 SETTINGS = EvaluationSettings(max_length=64, stride=48, batch_size=16, num_new_tokens=6, task_limit=10)
 
@@ -112,3 +116,25 @@ def test_a_model_that_is_not_there_is_one_line(tiny_teacher_dir, texts, tmp_path
             EvaluationSettings(max_length=64, stride=48, num_new_tokens=0),
             held_out_fingerprint="x", device="cpu", show_progress=False,
         )  # fmt: skip
+
+
+def test_the_recorded_formats_are_obeyed(evaluation, tiny_teacher_dir, tiny_student_dir, monkeypatch):
+    """As decided for the training, whatever would be decided here and now."""
+    models = ModelSettings(
+        teacher=ModelReference(path=str(tiny_teacher_dir), dtype="bfloat16"),
+        student=ModelReference(path=str(tiny_student_dir)),
+        device="cpu",
+    )
+    decision = decide(Settings(models=models))
+    chosen = decided(tiny_teacher_dir, "auto", decision)
+    assert load_for_evaluation(tiny_teacher_dir, "teacher", chosen)[0].dtype == torch.bfloat16
+    assert load_for_evaluation(tiny_student_dir, "student", chosen)[0].dtype == torch.float32
+    assert evaluation.decision == decided(tiny_teacher_dir, "cpu", None)
+
+    recorded = evaluation.model_copy(update={"decision": decision})
+    assert Evaluation.model_validate_json(recorded.model_dump_json()).decision == decision
+    assert decision.summary in report_page(recorded)
+    monkeypatch.setattr("distillation.probing.decision.cuda_problem", lambda: "no CUDA device answers")
+    elsewhere = decision.model_copy(update={"device": "cuda"})
+    with pytest.raises(JobError, match=r"evaluation: it was begun on a GPU, .*; .* set models\.device"):
+        evaluate_models({}, tiny_teacher_dir, [], SETTINGS, held_out_fingerprint="x", decision=elsewhere)

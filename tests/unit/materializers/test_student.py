@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from distillation.config import parse_settings
 from distillation.errors import JobError
+from distillation.probing.decision import decide
 
 
 @pytest.fixture
@@ -32,8 +35,10 @@ def student(tiny_student_dir: Path, tmp_path: Path) -> Any:
 def test_round_trip(student: Any, materializer: Any) -> None:
     from transformers import AutoModelForCausalLM
 
+    student = replace(student, decision=decide(parse_settings({"models": {"device": "cpu"}})))
     materializer.save(student)
     loaded = materializer.load(type(student))
+    assert loaded.decision == student.decision
     assert (loaded.variant, loaded.metrics) == ("distilled", {"held_out/bits_per_byte": 2.5})
     assert loaded.history.read_text() == '{"step": 1}\n'
     before = AutoModelForCausalLM.from_pretrained(student.directory).state_dict()
@@ -44,8 +49,6 @@ def test_round_trip(student: Any, materializer: Any) -> None:
 
 
 def test_hash_follows_weights_and_variant(student: Any, materializer: Any) -> None:
-    from dataclasses import replace
-
     first = materializer.compute_content_hash(student)
     assert materializer.compute_content_hash(replace(student, metrics={})) == first
     assert materializer.compute_content_hash(replace(student, variant="text_only")) != first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from caching_parts import fill, losses, make_parts, with_cache
+from processors import TILES, VECTORS, give_processor
 from safetensors.torch import load_file
 
 from distillation.alignment import Aligner
@@ -314,3 +316,25 @@ def test_what_a_cache_is_made_of_names_it(parts: Any, tmp_path: Path) -> None:
     }
     assert len(others) == 6
     assert base not in others
+
+
+def test_caches_of_two_formats_are_two(parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made by two processors in one folder: nothing of one is ever taken for the other's."""
+    from distillation.training.caching import _Filling
+
+    settings, corpus, aligner = parts
+
+    def prepare() -> Path:
+        return prepare_cache(corpus, settings=with_cache(settings), aligner=aligner, output_dir=tmp_path)
+
+    give_processor(monkeypatch, TILES)
+    tiled = prepare()
+    folder = _Filling(tiled).store.directory
+    assert json.loads((folder / "identity.json").read_text())["decision"]["teacher_dtype"] == "bfloat16"
+    give_processor(monkeypatch, VECTORS)
+    plain = prepare()
+    assert plain != tiled
+    assert _Filling(plain).store.directory != folder
+    with pytest.raises(JobError, match=r"begun with bfloat16 by amx, .* prepare the cache here") as caught:
+        fill_cache(tiled)
+    assert "\n" not in str(caught.value)

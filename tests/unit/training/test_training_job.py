@@ -14,9 +14,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
+from processors import TILES, VECTORS, give_processor
 from safetensors.torch import load_file
 from training_settings import make_settings
 
@@ -36,7 +39,7 @@ from distillation.models import configured_output_rows, load_tokenizer
 from distillation.training import prepare_job, read_job, read_metrics, run_job
 from distillation.training.__main__ import main
 from distillation.training.checkpoints import newest_step
-from distillation.training.job import check_inputs, check_models, write_status
+from distillation.training.job import check_inputs, check_models, read_status, write_status
 from distillation.training.run import _claim_gpu
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -452,6 +455,49 @@ def test_the_name_changes_with_what_determines_the_result(parts, tmp_path) -> No
     control = name(settings, "text_only")
     assert control != base
     assert name(change("objective", terms=TermWeights(reverse_kl=0.9)), "text_only") == control
+
+
+def test_load_makes_no_other_job_and_another_processor_does(parts, tmp_path, monkeypatch) -> None:
+    settings, corpus, aligner = parts
+
+    def prepare() -> Path:
+        return prepare_job(corpus, settings=settings, aligner=aligner, output_dir=tmp_path)
+
+    give_processor(monkeypatch, VECTORS)
+    plain = prepare()
+    total = psutil.virtual_memory().total
+    with monkeypatch.context() as busy:
+        busy.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000_000, total=total))
+        assert prepare() == plain
+    assert read_job(plain).decision.teacher_dtype == "float32"
+    give_processor(monkeypatch, TILES)
+    tiled = prepare()
+    assert tiled.name != plain.name
+    assert read_job(tiled).decision.teacher_dtype == "bfloat16"
+    give_processor(monkeypatch, VECTORS)
+    with pytest.raises(JobError, match=r"begun with bfloat16 by amx, .* run the pipeline here") as caught:
+        run_job(tiled)
+    assert "\n" not in str(caught.value)
+    assert prepare() == plain
+
+
+def test_the_job_says_what_it_computes_with(parts, tmp_path, monkeypatch) -> None:
+    """Read from job.json alone: settings that would be decided otherwise here change nothing."""
+    settings, corpus, aligner = parts
+    training = {"max_steps": 2, "evaluations": 1, "autocast": "bfloat16"}
+    settings = settings.model_copy(update={"training": settings.training.model_copy(update=training)})
+    job_dir = prepare_job(corpus, settings=settings, aligner=aligner, output_dir=tmp_path)
+    for name in ("choose_device", "choose_dtype", "choose_products"):
+        monkeypatch.setattr(f"distillation.probing.device.{name}", lambda *_: pytest.fail("decided again"))
+        monkeypatch.setattr(f"distillation.probing.decision.{name}", lambda *_: pytest.fail("decided again"))
+    estimates: list[str] = []
+    student = load_file(run_job(job_dir, on_estimate=estimates.append).student_dir / "model.safetensors")
+    decision = read_job(job_dir).decision
+    assert decision.student_products == "bfloat16"
+    assert {tensor.dtype for tensor in student.values()} == {torch.float32}
+    assert all(bool(tensor.isfinite().all()) for tensor in student.values())
+    assert decision.summary in estimates[0]
+    assert read_status(job_dir)["decision"] == decision.model_dump(mode="json")
 
 
 def test_bad_directories_are_one_line(parts, tmp_path) -> None:

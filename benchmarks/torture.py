@@ -525,18 +525,15 @@ def _checkpoints(job: Path) -> list[Path]:
 
 
 def _writes_checkpoint(job: Path) -> bool:
-    from distillation.training.job import COMPLETE
+    from distillation.training.checkpoints import draft_folder
 
-    return any(not (path / COMPLETE).exists() for path in (job / "checkpoints").glob("*"))
+    return any(draft_folder(job / "checkpoints").glob("checkpoint-*"))
 
 
 def _has_last_checkpoint(job: Path) -> bool:
-    from distillation.training.job import COMPLETE
-
     found = _checkpoints(job)
     steps = json.loads((job / "job.json").read_text())["training"]["max_steps"]
-    is_last = bool(found) and int(found[-1].name.split("-")[1]) >= steps and (found[-1] / COMPLETE).exists()
-    return is_last and _state(job) != "finished"
+    return bool(found) and int(found[-1].name.split("-")[1]) >= steps and _state(job) != "finished"
 
 
 def _writes_student(job: Path) -> bool:

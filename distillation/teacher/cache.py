@@ -3,7 +3,8 @@
     CACHE_DIR/  identity.json   what determines the content; its hash is the folder's name
                 plans/NNNN.json which windows go into which shard; a grown corpus adds a plan
                 shards/NAME.safetensors, NAME.json (checksum and counts; written last)
-                dense.safetensors (whole targets of a few positions)   requests/   locks
+                dense.safetensors, dense.json (whole targets of a few positions; checksum)
+                requests/   locks
 
 Legend, at the end of names: W windows, T student tokens of all windows one after another, S teacher tokens
 likewise, E entries likewise.
@@ -19,11 +20,11 @@ Invariants: what is read equals what was written to the bit; a damaged byte is f
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from distillation.config import CacheSettings
-from distillation.errors import JobError
-from distillation.files import draft_of, write_atomically, write_json
+from distillation.errors import InputError, JobError, one_line
+from distillation.files import draft_of, write_atomically
 from distillation.fingerprint import digest_of
+from distillation.seals import read_sealed, sha256_of, write_sealed
 from distillation.teacher.entries import KEY_BYTES, NOTHING, WindowEntries, stored_parts, window_of_parts
+
+logger = logging.getLogger(__name__)
 
 
 class TeacherCache(BaseModel):
@@ -73,8 +77,8 @@ class CacheStore:
         plans = self.directory / "plans"
         plans.mkdir(parents=True, exist_ok=True)
         while True:
-            # Counted before the plans are read: one that comes meanwhile has this number.
-            number = len(list(plans.glob("[0-9]*.json")))
+            # Looked up before the plans are read: one that comes meanwhile has this number.
+            number = max((int(path.stem) for path in plans.glob("[0-9]*.json")), default=-1) + 1
             shards = self.planned()
             known = {key for shard in shards for key in shard}
             new = [key for key in dict.fromkeys(keys) if key not in known]
@@ -83,14 +87,24 @@ class CacheStore:
             parts = [
                 new[begin : begin + windows_per_shard] for begin in range(0, len(new), windows_per_shard)
             ]
-            content = json.dumps([b"".join(part).hex() for part in parts]).encode()
-            _create(plans / f"{number:04d}.json", content)
+            _create_sealed(plans / f"{number:04d}.json", {"shards": [b"".join(part).hex() for part in parts]})
 
     def planned(self) -> list[tuple[bytes, ...]]:
-        """Return the windows of each shard as the plans say."""
+        """Return the windows of each shard as the plans say.
+
+        A plan that is damaged is set aside with a warning. Its windows are planned anew: into the same shards
+        where they come in the same order, and those that are there are used again.
+        """
         shards = []
         for path in sorted((self.directory / "plans").glob("[0-9]*.json")):
-            for text in json.loads(path.read_text()):
+            try:
+                content = read_sealed(path)
+            except InputError as error:
+                logger.warning("teacher cache: %s; its windows are planned anew", one_line(error))
+                with suppress(FileNotFoundError):  # another process was quicker
+                    path.replace(path.with_name(f"damaged-{path.name}"))
+                continue
+            for text in content["shards"]:
                 joined = bytes.fromhex(text)
                 shards.append(tuple(joined[i : i + KEY_BYTES] for i in range(0, len(joined), KEY_BYTES)))
         return shards
@@ -119,13 +133,13 @@ class CacheStore:
             "num_entries": len(tensors["id_E"]),
             "num_bytes": len(content),
         }
-        write_json(self.shards_dir / f"{name}.json", record)
+        write_sealed(self.shards_dir / f"{name}.json", record)
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """Return checksum and counts of a shard; None where it was never finished."""
+        """Return checksum and counts of a shard; None where it was never finished, or they are damaged."""
         try:
-            return json.loads((self.shards_dir / f"{name}.json").read_text())
-        except (OSError, ValueError):
+            return read_sealed(self.shards_dir / f"{name}.json")
+        except InputError:
             return None
 
     def is_whole(self, name: str) -> bool:
@@ -134,9 +148,8 @@ class CacheStore:
         if record is None:
             return False
         try:
-            with (self.shards_dir / f"{name}.safetensors").open("rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest() == record.get("sha256")
-        except OSError:
+            return sha256_of(self.shards_dir / f"{name}.safetensors") == record["sha256"]
+        except InputError:
             return False
 
     @contextmanager
@@ -249,10 +262,10 @@ def shard_name(keys: Sequence[bytes]) -> str:
     return hashlib.blake2b(b"".join(keys), digest_size=KEY_BYTES).hexdigest()
 
 
-def _create(path: Path, content: bytes) -> None:
+def _create_sealed(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file that must not exist yet; whoever comes second leaves the first one's."""
     draft = draft_of(path)
-    draft.write_bytes(content)
+    write_sealed(draft, content)
     try:
         os.link(draft, path)
     except FileExistsError:

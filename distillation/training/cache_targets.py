@@ -6,6 +6,8 @@ with a target, E entries, P positions of the dense slice, V student vocabulary.
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +17,13 @@ import torch
 from torch import Tensor
 
 from distillation.config import DIVERGENCES, CacheSettings, Settings
+from distillation.errors import InputError, one_line
 from distillation.files import write_atomically
 from distillation.models import load_model, need_start_token_id
 from distillation.objectives.batch import BatchView, StudentOutput
 from distillation.objectives.chunked import even_chunks
 from distillation.objectives.targets import ChunkTargets, TargetSource
+from distillation.seals import first_fault, read_sealed, write_sealed
 from distillation.teacher.cache import CacheReader
 from distillation.teacher.entries import KEY_BYTES, WindowEntries
 from distillation.teacher.live import LiveTeacher
@@ -31,9 +35,10 @@ if TYPE_CHECKING:
     from distillation.alignment.pairs import EncodedPair
     from distillation.probing.decision import TeacherDecision
 
+logger = logging.getLogger(__name__)
 CHUNK_ELEMENTS = 1 << 24
 """Probabilities that may exist at a time: 64 MiB in float32."""
-DENSE_FILE = "dense.safetensors"
+DENSE_FILE, DENSE_RECORD = "dense.safetensors", "dense.json"
 NUM_DENSE = 512
 """Positions whose whole target is kept."""
 LEAST = 6e-8
@@ -215,6 +220,20 @@ def write_dense(
         }
     )
     write_atomically(directory / DENSE_FILE, content)
+    write_sealed(directory / DENSE_RECORD, {"files": {DENSE_FILE: hashlib.sha256(content).hexdigest()}})
+
+
+def has_dense(directory: Path) -> bool:
+    """Say whether the whole targets are there, as they were written; damage is warned of."""
+    if not (directory / DENSE_RECORD).exists():
+        return False
+    try:
+        fault = first_fault(directory, read_sealed(directory / DENSE_RECORD)["files"])
+    except InputError as error:
+        fault = one_line(error)
+    if fault is not None:
+        logger.warning("teacher cache %s: %s; it is made anew", directory, fault)
+    return fault is None
 
 
 def compare_with_dense(directory: Path, reader: CacheReader, cache: CacheSettings) -> dict[str, float]:
@@ -228,7 +247,7 @@ def compare_with_dense(directory: Path, reader: CacheReader, cache: CacheSetting
     """
     from safetensors.numpy import load_file
 
-    if not (directory / DENSE_FILE).exists():
+    if not has_dense(directory):
         return {}
     tensors = load_file(directory / DENSE_FILE)
     target_PV = tensors["target"].astype(np.float64)

@@ -16,23 +16,28 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillation.config import DIVERGENCES, Settings, TrainingSettings, parse_settings
+from distillation.config import DIVERGENCES, ModelReference, Settings, TrainingSettings, parse_settings
 from distillation.console import print_anything
-from distillation.errors import DistillationError, JobError, one_line
-from distillation.files import new_directory, write_json
+from distillation.errors import DistillationError, JobError, one_line, reason_of
+from distillation.files import new_directory, storing, write_atomically, write_json
 from distillation.fingerprint import digest_of, digest_of_sources
+from distillation.locks import exclusive
+from distillation.models import located, model_digest
 from distillation.probing.decision import TeacherDecision, decide_teacher
+from distillation.reading import read_bytes, read_json
 from distillation.stopping import working_on
 from distillation.teacher.cache import CacheReader, CacheStore, TeacherCache, shard_name
 from distillation.teacher.entries import window_key
+from distillation.training.job import check_inputs, check_model, without_places, write_inputs
 
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
@@ -41,6 +46,8 @@ if TYPE_CHECKING:
     from distillation.training.cache_targets import TargetWriter
 
 logger = logging.getLogger(__name__)
+REQUEST = "cache request"
+SETTINGS_FILE, DECISION_FILE = "settings.json", "decision.json"
 CACHE_SOURCES = (
     "distillation.alignment",
     "distillation.evaluation.logits",
@@ -67,33 +74,101 @@ def prepare_cache(
         ModelError: the teacher's configuration cannot be read.
         SettingsError: the device or the number format asked for is not to be had.
     """
-    from distillation.corpus import save_corpus
-
     assert settings.cache is not None, "settings without a cache"
     # All else at its default: students of all seeds share a request.
     kept = {name: getattr(settings, name) for name in ("models", "alignment", "objective", "cache")}
     length = TrainingSettings(max_length=settings.training.max_length)
-    settings = Settings(**kept, training=length)
-    fingerprint = corpus.report.train_fingerprint
-    decision = decide_teacher(settings.models)
-    name = digest_of(
-        [settings.model_dump(mode="json"), decision.identity, fingerprint, aligner.content_digest()]
-    )
+    kept["models"] = located(settings.models)
+    parts = _Parts(Settings(**kept, training=length), decide_teacher(settings.models), corpus, aligner)
     root = Path(output_dir or kept["cache"].output_dir)
-    folder = root / "requests" / name
-    if (folder / "settings.json").exists():
-        return folder
+    folder = root / "requests" / parts.name
     try:
-        with new_directory(folder) as draft:
-            save_corpus(corpus, draft / "corpus")
-            aligner.save(draft / "aligner")
-            (draft / "decision.json").write_text(decision.model_dump_json(indent=2) + "\n")
-            (draft / "settings.json").write_text(settings.model_dump_json(indent=2) + "\n")
+        if not folder.exists():
+            with new_directory(folder, replace=False) as draft:
+                parts.write(draft)
+        # Another process may have been quicker, and what was there before may be damaged.
+        if not parts.are_in(folder):
+            with exclusive(folder, "cache request", wait=True):
+                parts.write(folder)
     except OSError as error:
         raise JobError(
             f"cache.output_dir = {root}: cannot be written ({one_line(error)}); name a writable folder"
         ) from error
     return folder
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What `prepare_cache` puts into a request."""
+
+    settings: Settings
+    decision: TeacherDecision
+    corpus: Corpus
+    aligner: Aligner
+
+    @functools.cached_property
+    def models(self) -> dict[str, str]:
+        """Digests of both models."""
+        models = self.settings.models
+        return {
+            "teacher": model_digest(models.teacher, "teacher"),
+            "student": model_digest(models.student, "student"),
+        }
+
+    @property
+    def name(self) -> str:
+        """Name of the request."""
+        fingerprint = self.corpus.report.train_fingerprint
+        return _name(self.settings, self.decision, self.models, fingerprint, self.aligner)
+
+    def write(self, folder: Path) -> None:
+        """Write all of them; the settings, which say that they are there, last."""
+        from distillation.corpus import save_corpus
+
+        save_corpus(self.corpus, folder / "corpus")
+        shutil.rmtree(folder / "aligner", ignore_errors=True)
+        self.aligner.save(folder / "aligner")
+        write_inputs(folder, models=self.models)
+        write_atomically(folder / DECISION_FILE, self.decision.model_dump_json(indent=2).encode())
+        self._write_settings(folder)
+
+    def are_in(self, folder: Path) -> bool:
+        """Say whether a request has them whole; where the models lie is brought up to date."""
+        try:
+            settings, _ = _read_request(folder)
+            check_inputs(folder, REQUEST)
+        except JobError as error:
+            logger.warning("%s", one_line(error))
+            return False
+        if settings != self.settings:
+            self._write_settings(folder)
+        return True
+
+    def _write_settings(self, folder: Path) -> None:
+        write_atomically(folder / SETTINGS_FILE, self.settings.model_dump_json(indent=2).encode())
+
+
+def _name(
+    settings: Settings, decision: TeacherDecision, models: dict[str, str], fingerprint: str, aligner: Aligner
+) -> str:
+    dumped = without_places(settings.model_dump(mode="json", exclude={"cache": {"output_dir"}}))
+    return digest_of([dumped, models, decision.identity, fingerprint, aligner.content_digest()])
+
+
+def _read_request(request: Path) -> tuple[Settings, TeacherDecision]:
+    """Return how the teacher is to be run.
+
+    Raises:
+        JobError: the request is damaged.
+    """
+    try:
+        settings: Settings = parse_settings(read_json(request / SETTINGS_FILE))
+        return settings, TeacherDecision.model_validate_json(read_bytes(request / DECISION_FILE))
+    except (DistillationError, ValueError) as error:
+        raise JobError(
+            f"{REQUEST} {request}: {SETTINGS_FILE} or {DECISION_FILE} is missing or damaged "
+            f"({reason_of(error)}); prepare it again"
+        ) from error
 
 
 def fill_cache(request: str | Path, *, on_estimate: Callable[[str], None] = print) -> TeacherCache:
@@ -110,11 +185,16 @@ def fill_cache(request: str | Path, *, on_estimate: Callable[[str], None] = prin
     """
     from distillation.probing.quiet import quiet_libraries
 
-    with quiet_libraries() as messages:
+    with storing(_root(Path(request)), "cache.output_dir"), quiet_libraries() as messages:
         cache = _Filling(Path(request)).run(on_estimate)
     for message in dict.fromkeys(messages):
         logger.debug("%s", message)
     return cache
+
+
+def _root(request: Path) -> Path:
+    """Return the folder of the caches: beside that of the requests, wherever it has been moved."""
+    return request.resolve().parents[1]
 
 
 class _Filling:
@@ -126,24 +206,27 @@ class _Filling:
         from distillation.models import load_tokenizer
         from distillation.training.windows import make_windows
 
-        try:
-            settings: Settings = parse_settings(json.loads((request / "settings.json").read_text()))
-            decision = TeacherDecision.model_validate_json((request / "decision.json").read_text())
-        except (OSError, ValueError) as error:
-            raise JobError(
-                f"cache request {request}: settings.json or decision.json is missing or damaged; "
-                "prepare it again"
-            ) from error
+        settings, decision = _read_request(request)
+        models = check_inputs(request, REQUEST)["models"]
         assert settings.cache is not None
         self.settings, self.cache = settings, settings.cache
         self.decision = decision
         decision.obey(f"cache request {request}", "prepare the cache here, which makes one for this machine")
+        for role in ("teacher", "student"):
+            reference: ModelReference = getattr(settings.models, role)
+            check_model(reference, role, models[role], request / SETTINGS_FILE, REQUEST)  # type: ignore[arg-type]
         self.tokenizers = (
             load_tokenizer(settings.models.teacher, "teacher"),
             load_tokenizer(settings.models.student, "student"),
         )
         self.aligner = load_aligner(request / "aligner")
         corpus = read_corpus(request / "corpus")
+        name = _name(settings, decision, models, corpus.report.train_fingerprint, self.aligner)
+        if request.resolve().name != name:
+            raise JobError(
+                f"{REQUEST} {request}: its content is that of {name}; it was changed, or the folder renamed: "
+                "undo that, or prepare it again"
+            )
         windows = make_windows(PairEncoder(*self.tokenizers), corpus.train, settings.training.max_length)
         found = {window_key(pair): pair for pair in windows.pairs}
         # Windows that are alike in length for the teacher share a batch, and hence little padding; the key
@@ -151,8 +234,7 @@ class _Filling:
         order = sorted(found, key=lambda key: (len(found[key].teacher.ids), key))
         self.pairs: dict[bytes, EncodedPair] = {key: found[key] for key in order}
         identity = self._identity()
-        # Beside the folder of the requests, wherever that has been moved.
-        folder = request.resolve().parents[1] / f"{self.cache.kind}-{digest_of(identity)}"
+        folder = _root(request) / f"{self.cache.kind}-{digest_of(identity)}"
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "identity.json", identity)
         self.store = CacheStore(folder)
@@ -253,9 +335,9 @@ class _Filling:
 
     def _make_dense(self) -> None:
         """Keep whole targets of a few positions, once for the life of the cache."""
-        from distillation.training.cache_targets import DENSE_FILE, write_dense
+        from distillation.training.cache_targets import has_dense, write_dense
 
-        if not (self.store.directory / DENSE_FILE).exists():
+        if not has_dense(self.store.directory):
             keys = sorted(self.pairs)
             write_dense(self.store.directory, keys, [self.pairs[key] for key in keys[:64]], self.writer)
 
@@ -275,7 +357,7 @@ class _Filling:
 
     def _identity(self) -> dict[str, Any]:
         """Return what determines the content. Windows stand for themselves, by their hash."""
-        from distillation.models import model_digest, start_token_id
+        from distillation.models import start_token_id
 
         settings, cache = self.settings, self.cache
         terms = settings.objective.terms.active

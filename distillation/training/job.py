@@ -25,6 +25,7 @@ from distillation.config import (
     TEXT_ALONE,
     AlignmentSettings,
     CacheSettings,
+    ModelReference,
     ModelSettings,
     ObjectiveSettings,
     Settings,
@@ -35,7 +36,7 @@ from distillation.errors import InputError, JobError, ModelError, one_line, reas
 from distillation.files import new_directory, write_atomically
 from distillation.fingerprint import digest_of, digest_of_sources
 from distillation.locks import exclusive
-from distillation.models import located, model_digest, resolve_path
+from distillation.models import Role, located, model_digest, resolve_path
 from distillation.probing.decision import NOT_HASHED, Decision, decide
 from distillation.reading import read_bytes
 from distillation.seals import digests_of_files, first_fault, read_sealed, write_sealed
@@ -92,17 +93,9 @@ class Job(BaseModel):
     @property
     def digest(self) -> str:
         """Hash of everything that changes the result; the directory's name."""
-        neutral: Any = {
-            "training": set(RESULT_NEUTRAL),
-            "cache": {"output_dir"},
-            "decision": set(NOT_HASHED),
-        }
-        content = self.model_dump(mode="json", exclude=neutral)
-        for role in ("teacher", "student"):
-            # Digests stand for the files, wherever these lie.
-            reference = content["models"][role]
-            del reference["path"]
-            reference["trust_remote_code_of"] = reference["trust_remote_code_of"] is not None
+        neutral: Any = {"training": set(RESULT_NEUTRAL), "decision": set(NOT_HASHED)}
+        content = without_places(self.model_dump(mode="json", exclude=neutral))
+        content["cache"] = None if self.cache is None else self.cache.description
         return digest_of(content)
 
     @property
@@ -219,7 +212,7 @@ class _Parts:
             self.aligner.save(directory / "aligner")
         if self.cache is not None:
             _link(self.cache, directory)
-        write_sealed(directory / INPUTS_FILE, {"files": _input_digests(directory)})
+        write_inputs(directory)
         _write_job(directory, self.job)
 
     def are_in(self, directory: Path) -> bool:
@@ -238,15 +231,6 @@ class _Parts:
 
 def _write_job(directory: Path, job: Job) -> None:
     write_atomically(directory / JOB_FILE, (job.model_dump_json(indent=2) + "\n").encode())
-
-
-def _input_digests(directory: Path) -> dict[str, str]:
-    folders = [folder for folder in ("corpus", "aligner") if (directory / folder).is_dir()]
-    return {
-        f"{folder}/{name}": digest
-        for folder in folders
-        for name, digest in digests_of_files(directory / folder).items()
-    }
 
 
 def _link(cache: TeacherCache, directory: Path) -> None:
@@ -286,46 +270,72 @@ def read_job(directory: Path) -> Job:
     return job
 
 
-def check_inputs(directory: Path) -> None:
-    """Compare corpus and aligner of a job with the digests that were taken when it was prepared.
+def write_inputs(directory: Path, **content: Any) -> None:
+    """Keep the digests of the files of `corpus/` and `aligner/`, and `content` with them."""
+    files = {
+        f"{folder}/{name}": digest
+        for folder in ("corpus", "aligner")
+        if (directory / folder).is_dir()
+        for name, digest in digests_of_files(directory / folder).items()
+    }
+    write_sealed(directory / INPUTS_FILE, {"files": files, **content})
+
+
+def check_inputs(directory: Path, what: str = "job directory") -> dict[str, Any]:
+    """Compare corpus and aligner with the digests that were taken when they were written, and return those.
 
     Raises:
         JobError: a file is missing or damaged.
     """
+    content: dict[str, Any] = {}
     try:
-        fault = first_fault(directory, read_sealed(directory / INPUTS_FILE)["files"])
+        content = read_sealed(directory / INPUTS_FILE)
+        fault = first_fault(directory, content["files"])
     except (InputError, KeyError) as error:
         fault = f"{INPUTS_FILE} is missing or damaged ({reason_of(error)})"
     if fault is not None:
-        raise JobError(f"job directory {directory}: {fault}; prepare the job again")
+        raise JobError(f"{what} {directory}: {fault}; prepare it again")
+    return content
 
 
-def check_models(directory: Path, job: Job) -> None:
-    """Compare the models that `job` names with those that it was prepared with.
+def check_model(
+    reference: ModelReference, role: Role, digest: str, settings_file: Path, what: str = "job directory"
+) -> None:
+    """Compare a model with the one that a job, or a cache's request, was prepared with.
+
+    Args:
+        reference: of the settings in `settings_file`.
+        role: of the model.
+        digest: that was taken when it was prepared.
+        settings_file: says where the model is.
+        what: is prepared, for the message.
 
     Raises:
-        ModelError: one is gone.
-        JobError: one has other files.
+        ModelError: it is gone.
+        JobError: its files are others.
     """
-    roles: tuple[tuple[Literal["teacher", "student"], str | None], ...] = (
-        ("teacher", job.teacher_digest),
-        ("student", job.student_digest),
-    )
-    for role, expected in roles:
-        reference = getattr(job.models, role)
-        if expected is None or model_digest(reference, role) == expected:
-            continue
-        path = resolve_path(reference, role)
-        if not Path(path).is_dir():
-            # Also where it could pass for a name on the hub: what is there has another digest.
-            raise ModelError(
-                f"models.{role}.path = {path}: no such directory, seen from {Path.cwd()}; put the model "
-                f"there, or name its place in {directory / JOB_FILE}"
-            )
-        raise JobError(
-            f"models.{role}.path = {path}: its files are not those that the job {directory} was prepared "
-            "with; put those back, or prepare the job again"
+    if model_digest(reference, role) == digest:
+        return
+    path = resolve_path(reference, role)
+    if not Path(path).is_dir():
+        # Also where it could pass for a name on the hub: what is there has another digest.
+        raise ModelError(
+            f"models.{role}.path = {path}: no such directory, seen from {Path.cwd()}; put the model there, "
+            f"or name its place in {settings_file}"
         )
+    raise JobError(
+        f"models.{role}.path = {path}: its files are not those that the {what} {settings_file.parent} was "
+        "prepared with; put those back, or prepare it again"
+    )
+
+
+def without_places(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return dumped settings less what says where models lie; digests stand for their files."""
+    models = dict(settings["models"])
+    for role in ("teacher", "student"):
+        kept = {name: value for name, value in models[role].items() if name != "path"}
+        models[role] = kept | {"trust_remote_code_of": kept["trust_remote_code_of"] is not None}
+    return {**settings, "models": models}
 
 
 def write_status(directory: Path, content: dict[str, Any]) -> None:

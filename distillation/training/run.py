@@ -31,11 +31,12 @@ from distillation.training.checkpoints import (
 )
 from distillation.training.job import (
     CACHE_FOLDER,
+    JOB_FILE,
     STATUS_FILE,
     Job,
     JobResult,
     check_inputs,
-    check_models,
+    check_model,
     read_job,
     read_status,
     write_status,
@@ -192,7 +193,9 @@ def _check_before_training(directory: Path, job: Job) -> None:
     """
     _claim_gpu(job.decision.device)
     job.decision.obey(f"job {directory}", "run the pipeline here, which begins another job for this machine")
-    check_models(directory, job)
+    if job.teacher_digest is not None:
+        check_model(job.models.teacher, "teacher", job.teacher_digest, directory / JOB_FILE)
+    check_model(job.models.student, "student", job.student_digest, directory / JOB_FILE)
     check_inputs(directory)
 
 

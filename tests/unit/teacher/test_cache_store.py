@@ -100,6 +100,21 @@ def test_one_damaged_byte_is_found(tmp_path: Path, place: float) -> None:
         CacheReader(tmp_path).check()
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"sha256": "', None])
+def test_a_damaged_record_is_a_shard_to_be_made_anew(tmp_path: Path, content: bytes | None) -> None:
+    random = np.random.default_rng(2)
+    keys, store = make_keys(4), CacheStore(tmp_path)
+    store.write(keys, [make_window(random, "sampling", False) for _ in keys])
+    path = tmp_path / "shards" / f"{shard_name(keys)}.json"
+    path.write_bytes(
+        path.read_bytes().replace(b'"num_windows": 4', b'"num_windows": 5') if content is None else content
+    )
+    assert store.record(shard_name(keys)) is None
+    assert not store.is_whole(shard_name(keys))
+    with pytest.raises(JobError, match="damaged; run the pipeline again"):
+        CacheReader(tmp_path).check()
+
+
 def test_another_cache_is_not_taken_for_ones_own(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     keys, store = make_keys(4), CacheStore(tmp_path)
@@ -123,6 +138,19 @@ def test_a_plan_only_grows(tmp_path: Path) -> None:
     grown = store.plan(keys, 8)
     assert grown[:3] == first
     assert grown[3:] == [tuple(keys[20:])]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_damaged_plan_is_told_and_its_windows_are_planned_anew(tmp_path: Path, caplog, number: int) -> None:
+    keys, store = make_keys(25), CacheStore(tmp_path)
+    store.plan(keys[:16], 8)
+    shards = store.plan(keys, 8)
+    path = tmp_path / "plans" / f"{number:04d}.json"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert set(store.plan(keys, 8)) == set(shards)
+    [record] = caplog.records
+    assert f"{number:04d}.json" in record.getMessage()
+    assert "planned anew" in record.getMessage()
 
 
 def test_plans_of_many_at_once_are_one(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,7 +149,7 @@ def test_killed_and_resumed_ends_with_the_same_bytes(parts: Any, tmp_path: Path)
     assert kept == content(expected)
 
 
-def test_damage_is_mended_and_nothing_else_is_touched(parts: Any, tmp_path: Path) -> None:
+def test_damage_is_mended_and_nothing_else_is_touched(parts: Any, tmp_path: Path, caplog: Any) -> None:
     cache = fill(parts, tmp_path)
     before = content(cache.directory)
     paths = sorted((cache.directory / "shards").glob("*.safetensors"))
@@ -156,11 +157,56 @@ def test_damage_is_mended_and_nothing_else_is_touched(parts: Any, tmp_path: Path
     damaged[-1] ^= 4
     paths[0].write_bytes(damaged)
     paths[1].with_suffix(".json").unlink()
+    paths[2].with_suffix(".json").write_text("[]")
+    dense = bytearray((cache.directory / "dense.safetensors").read_bytes())
+    dense[-1] ^= 4
+    (cache.directory / "dense.safetensors").write_bytes(dense)
     again = fill(parts, tmp_path)
-    assert again.metrics["shards_made"] == 2
+    assert again.metrics["shards_made"] == 3
     assert again.digest == cache.digest
+    [record] = caplog.records
+    assert "dense.safetensors is not what was written; it is made anew" in record.getMessage()
     assert content(cache.directory) == before
     assert fill(parts, tmp_path).metrics["shards_made"] == 0
+
+
+def test_a_damaged_request_is_one_line_and_prepared_again(
+    parts: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    settings, corpus, aligner = parts
+    shutil.copytree(settings.models.student.path, tmp_path / "models" / "student")
+    monkeypatch.chdir(tmp_path)
+    student = settings.models.student.model_copy(update={"path": "models/student"})
+    models = settings.models.model_copy(update={"student": student})
+    settings = with_cache(settings.model_copy(update={"models": models}))
+
+    def prepare() -> Path:
+        return prepare_cache(corpus, settings=settings, aligner=aligner, output_dir=tmp_path / "caches")
+
+    request = prepare()
+    monkeypatch.chdir("/")
+    fill_cache(request, on_estimate=lambda line: None)
+    monkeypatch.chdir(tmp_path)
+    for name, before, after in (
+        ("settings.json", b'"num_samples": 28', b'"num_samples": 29'),
+        ("settings.json", b"{", b"["),
+        ("decision.json", b"{", b""),
+        ("inputs.json", b"corpus", b"corqus"),
+        ("corpus/train.parquet", b"PAR1", b"PAR2"),
+        ("aligner/aligner.json", b"prefix", b"prefiy"),
+    ):
+        content = (request / name).read_bytes()
+        assert before in content
+        (request / name).write_bytes(content.replace(before, after))
+        with pytest.raises(JobError, match=r"cache request .*prepare it again"):
+            fill_cache(request)
+        if name != "settings.json" or after == b"[":
+            assert prepare() == request
+            assert (request / name).read_bytes() == content
+        (request / name).write_bytes(content)
+    (tmp_path / "models" / "student" / "config.json").write_text("{}")
+    with pytest.raises(JobError, match=r"models\.student\.path = .*not those that the cache request"):
+        fill_cache(request)
 
 
 def test_a_grown_corpus_only_appends(parts: Any, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from distillation.models import configured_output_rows, load_tokenizer
 from distillation.training import prepare_job, read_job, read_metrics, run_job
 from distillation.training.__main__ import main
 from distillation.training.checkpoints import newest_step
-from distillation.training.job import check_inputs, check_models, read_status, write_status
+from distillation.training.job import check_inputs, check_model, read_status, write_status
 from distillation.training.run import _claim_gpu
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -379,7 +379,7 @@ def test_what_a_job_was_prepared_with_is_compared(finished, tmp_path, parts) -> 
     for path in ("corpus/train.parquet", "aligner/aligner.json", "inputs.json"):
         kept = (job_dir / path).read_bytes()
         flip_a_bit(job_dir / path)
-        with pytest.raises(JobError, match=rf"{path}.*prepare the job again"):
+        with pytest.raises(JobError, match=rf"{path}.*prepare it again"):
             run_job(job_dir)
         (job_dir / path).write_bytes(kept)
     # The remedy is right: preparing mends, and leaves what was trained.
@@ -412,7 +412,7 @@ def test_a_job_can_be_run_from_another_folder(parts, tmp_path, monkeypatch) -> N
     job = read_job(job_dir)
     (tmp_path / "there" / "models" / "student" / "config.json").write_text("{}")
     with pytest.raises(JobError, match=r"models\.student\.path = .*its files are not those"):
-        check_models(job_dir, job)
+        check_model(job.models.student, "student", job.student_digest, job_dir / "job.json")
     # As a job of an earlier version has it: a relative path that could pass for a name on the hub.
     text = (job_dir / "job.json").read_text().replace(str(tmp_path / "there") + "/", "")
     (job_dir / "job.json").write_text(text)

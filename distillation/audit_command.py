@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from distillation.config import ModelReference
 from distillation.console import print_anything
-from distillation.errors import AlignmentError, DistillationError, ModelError, one_line
+from distillation.errors import AlignmentError, DistillationError, InputError, ModelError, one_line
 from distillation.hub import answer_within
+from distillation.model_files import check_files
 from distillation.models import Role, load_tokenizer, resolve_path
+from distillation.reading import read_json, reading_by_libraries
 
 if TYPE_CHECKING:
     from distillation.alignment.audit import TokenizerAudit
@@ -134,40 +137,42 @@ def load_for_audit(path: str, role: Role) -> tuple[Any, int | None]:
         ModelError: there is no such directory or repository, the hub does not answer, or a file is damaged.
     """
     place = resolve_path(ModelReference(path=path), role)
-    if Path(place).is_dir():
-        files = {name: Path(place) / name for name in FILES if (Path(place) / name).is_file()}
+    if os.path.isdir(place):
+        files = {name: Path(place) / name for name in FILES if os.path.isfile(Path(place) / name)}
     else:
         files = _from_hub(place, role)
-    try:
-        config = json.loads(files[CONFIG].read_text(encoding="utf-8")) if CONFIG in files else {}
-        num_rows = _output_rows(config)
-        if TOKENIZER not in files:
-            return load_tokenizer(ModelReference(path=place), role), num_rows
-        settings: dict[str, Any] = {}
-        if TOKENIZER_CONFIG in files:
-            settings = json.loads(files[TOKENIZER_CONFIG].read_text(encoding="utf-8"))
-        return _read_tokenizer(files[TOKENIZER], settings), num_rows
-    except (OSError, ValueError) as error:
-        message = f"models.{role}.path = {path}: {one_line(error)[:160]}; get the files again"
-        raise ModelError(message) from None
 
-
-def _read_tokenizer(path: Path, settings: dict[str, Any]) -> Any:
-    """Return the tokenizer as its own file defines it, with the tokens that `settings` calls special."""
-    from tokenizers import AddedToken, Tokenizer
+    def refusal(reason: str) -> ModelError:
+        return ModelError(f"models.{role}.path = {path}: {reason}; get the files again")
 
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the Rust library raises plain Exception
-        raise ValueError(f"{path.name}: {error}") from None
+        check_files(files)
+        num_rows = _output_rows(read_json(files[CONFIG]) if CONFIG in files else {})
+        settings = read_json(files[TOKENIZER_CONFIG]) if TOKENIZER_CONFIG in files else {}
+    except InputError as error:
+        raise refusal(one_line(error)) from error
+    if TOKENIZER not in files:
+        return load_tokenizer(ModelReference(path=place), role), num_rows
+    from tokenizers import Tokenizer
+
+    with reading_by_libraries(lambda reason: refusal(f"{TOKENIZER}: {reason}")):
+        tokenizer = Tokenizer.from_file(str(files[TOKENIZER]))
+    _add_special_tokens(tokenizer, settings)
+    return tokenizer, num_rows
+
+
+def _add_special_tokens(tokenizer: Any, settings: dict[str, Any]) -> None:
+    """Make those tokens of a tokenizer special that its `tokenizer_config.json` calls so."""
+    from tokenizers import AddedToken
+
     named = [value for key, value in settings.items() if key.endswith("_token") and value]
-    named += [one for one in settings.get("added_tokens_decoder", {}).values() if one.get("special")]
-    strings = {str(value["content"] if isinstance(value, dict) else value) for value in named}
+    named += [one for one in (settings.get("added_tokens_decoder") or {}).values() if one.get("special")]
+    contents = (value.get("content") if isinstance(value, dict) else value for value in named)
+    strings = {text for text in contents if isinstance(text, str)}
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     # A name without an id would become a new token, beyond the model's rows.
     missing = [text for text in sorted(strings - special) if tokenizer.token_to_id(text) is not None]
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in missing])
-    return tokenizer
 
 
 def _output_rows(config: dict[str, Any]) -> int | None:

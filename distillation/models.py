@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from distillation import model_files
 from distillation.alignment.plain_text import cut_the_same_always, cuts_at_random
 from distillation.config import ModelReference, ModelSettings
-from distillation.errors import ModelError, one_line
+from distillation.errors import InputError, ModelError, one_line
 from distillation.fingerprint import digest_of, digest_of_directory
+from distillation.reading import reading_by_libraries
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 Role = Literal["teacher", "student"]
@@ -53,7 +57,7 @@ def located(models: ModelSettings) -> ModelSettings:
 def model_digest(reference: ModelReference, role: Role) -> str:
     """Return the content hash of a model: of all files of a directory, of name and revision on the hub."""
     path = resolve_path(reference, role)
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         return digest_of_directory(path, (".json", ".safetensors", ".model", ".txt", ".jinja"))
     return digest_of([path, reference.revision])
 
@@ -67,13 +71,17 @@ def load_tokenizer(reference: ModelReference, role: Role) -> PreTrainedTokenizer
     from transformers import AutoTokenizer
 
     path = _existing(reference, role)
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(path, **_hub_arguments(reference))
-    except Exception as error:  # the library raises OSError, ValueError, KeyError and its own kinds
-        raise ModelError(
-            f"models.{role}.path = {path}: no tokenizer can be loaded ({_brief(error)}); "
+    check_model_files(reference, role)
+
+    def refusal(reason: str) -> ModelError:
+        return ModelError(
+            f"models.{role}.path = {path}: no tokenizer can be loaded ({reason}); "
             "put tokenizer.json and tokenizer_config.json beside the weights"
-        ) from error
+        )
+
+    with reading_by_libraries(refusal):
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, **_hub_arguments(reference))
+        tokenizer("Some values are looked at only when a text is encoded.")
     if not tokenizer.is_fast:
         raise ModelError(
             f"models.{role}.path = {path}: only a slow tokenizer; convert it to a tokenizer.json"
@@ -90,6 +98,73 @@ def load_tokenizer(reference: ModelReference, role: Role) -> PreTrainedTokenizer
     return tokenizer
 
 
+def check_model_files(reference: ModelReference, role: Role) -> None:
+    """Check a model's configuration and its tokenizer's files before a library builds anything of them.
+
+    Raises:
+        ModelError: one of them is damaged, too large, or asks for what no real model has.
+    """
+    path = resolve_path(reference, role)
+    if Path(path).absolute().parent == Path(__file__).absolute().parent / EMBEDDED:
+        return
+    try:
+        files = _files_of(reference, path, model_files.FILES)
+        model_files.check_files(files)
+    except InputError as error:
+        raise ModelError(
+            f"models.{role}.path = {path}: {one_line(error)}; use the files that belong to the model"
+        ) from error
+
+
+def _files_of(reference: ModelReference, path: str, names: Iterable[str]) -> dict[str, Path]:
+    """Return those of the files that are there; those of the hub are taken from its cache, or downloaded."""
+    if os.path.isdir(path):
+        return {name: Path(path) / name for name in names if os.path.isfile(os.path.join(path, name))}
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    files: dict[str, Path] = {}
+    is_out_of_reach = False
+    for name in names:
+        try:
+            found = hf_hub_download(path, name, revision=reference.revision, local_files_only=is_out_of_reach)
+        except LocalEntryNotFoundError:  # neither in the cache nor within reach
+            is_out_of_reach = True
+        except EntryNotFoundError:
+            continue
+        except Exception:  # a hub that refuses shows again in what comes next, with a message of its own
+            is_out_of_reach = True
+        else:
+            files[name] = Path(found)
+    return files
+
+
+def read_config(reference: ModelReference, role: Role) -> PreTrainedConfig:
+    """Load the configuration after its numbers were checked.
+
+    Raises:
+        ModelError: it is missing, damaged, contradicts itself, or describes what no real model is.
+    """
+    from transformers import AutoConfig
+
+    path = _existing(reference, role)
+
+    def refusal(reason: str) -> ModelError:
+        return ModelError(
+            f"models.{role}.path = {path}: config.json cannot be read ({reason}); "
+            "restore the one that belongs to the model"
+        )
+
+    check_model_files(reference, role)
+    with reading_by_libraries(refusal):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path, **_hub_arguments(reference))
+    try:
+        model_files.check_sizes(config)
+    except InputError as error:
+        raise refusal(one_line(error)) from error
+    return config
+
+
 def _as_its_file_says(
     tokenizer: PreTrainedTokenizerFast, path: str, reference: ModelReference, role: Role
 ) -> PreTrainedTokenizerFast:
@@ -101,8 +176,9 @@ def _as_its_file_says(
     from transformers import PreTrainedTokenizerFast
 
     try:
-        as_file = PreTrainedTokenizerFast.from_pretrained(path, **_hub_arguments(reference))
-    except Exception:  # no tokenizer.json of its own: there is nothing to compare with
+        with reading_by_libraries(ModelError):
+            as_file = PreTrainedTokenizerFast.from_pretrained(path, **_hub_arguments(reference))
+    except ModelError:  # no tokenizer.json of its own: there is nothing to compare with
         return tokenizer
     if all(
         _state(getattr(tokenizer.backend_tokenizer, part)) == _state(getattr(as_file.backend_tokenizer, part))
@@ -143,14 +219,22 @@ def load_model(
     arguments: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **_hub_arguments(reference)}
     if attention != "auto":
         arguments["attn_implementation"] = attention
+
+    def refusal(reason: str) -> ModelError:
+        return ModelError(
+            f"models.{role}.path = {path}: the model cannot be loaded ({reason}); "
+            "check config.json and the safetensors files"
+        )
+
+    read_config(reference, role)
     try:
+        for index in _files_of(reference, path, (model_files.INDEX,)).values():
+            model_files.weight_names(index)
+    except InputError as error:
+        raise refusal(f"{model_files.INDEX}: {one_line(error)}") from error
+    with reading_by_libraries(refusal):
         loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **arguments)
         model, loading = loaded
-    except Exception as error:
-        raise ModelError(
-            f"models.{role}.path = {path}: the model cannot be loaded ({_brief(error)}); "
-            "check config.json and the safetensors files"
-        ) from error
     faults = sorted(map(str, loading.get("missing_keys", ()))) + [
         str(key) for key in loading.get("mismatched_keys", ())
     ]
@@ -211,29 +295,11 @@ def configured_output_rows(reference: ModelReference, role: Role) -> int:
     return int(read_config(reference, role).get_text_config().vocab_size)
 
 
-def read_config(reference: ModelReference, role: Role) -> Any:
-    """Return the configuration of a model.
-
-    Raises:
-        ModelError: there is no such model, or it has no readable configuration.
-    """
-    from transformers import AutoConfig
-
-    path = _existing(reference, role)
-    try:
-        return AutoConfig.from_pretrained(path, **_hub_arguments(reference))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"models.{role}.path = {path}: no configuration can be read ({_brief(error)}); "
-            "use a directory that save_pretrained wrote"
-        ) from error
-
-
 def _existing(reference: ModelReference, role: Role) -> str:
     """Return the resolved path after checking that a local one is there."""
     path = resolve_path(reference, role)
     looks_like_hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) is not None
-    if Path(path).exists() or (looks_like_hub and not path.startswith(".")):
+    if os.path.exists(path) or (looks_like_hub and not path.startswith(".")):
         return path
     raise ModelError(
         f"models.{role}.path = {path}: there is no such directory; give a model directory or a hub name"
@@ -244,8 +310,3 @@ def _hub_arguments(reference: ModelReference) -> dict[str, Any]:
     """Return what goes to `from_pretrained`; the settings check has matched the name that is trusted."""
     trusted = reference.trust_remote_code_of is not None
     return {"revision": reference.revision or "main", "trust_remote_code": trusted}
-
-
-def _brief(error: BaseException) -> str:
-    text = one_line(error)
-    return text if len(text) <= 160 else text[:157] + "..."

@@ -15,10 +15,12 @@ import json
 import os
 import stat
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from distillation.errors import InputError, reason_of
+from distillation.errors import DistillationError, InputError, reason_of
 
 MAX_TEXT_BYTES = 256 * 2**20
 """Largest file that is read as one text; the `tokenizer.json` of large vocabularies has 40 MB."""
@@ -127,3 +129,24 @@ def read_json(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> dict[str,
     if not isinstance(content, dict):
         raise InputError(f"{path}: must hold a JSON object, not {type(content).__name__}")
     return content
+
+
+@contextmanager
+def reading_by_libraries(say: Callable[[str], DistillationError]) -> Iterator[None]:
+    """Turn whatever a library raises while it reads something from outside into one line.
+
+    Only calls of libraries belong into the block: a fault of ours in it would pass for one of the file.
+
+    Args:
+        say: takes the library's reason, returns the error that is raised in place of the library's.
+    """
+    try:
+        yield
+    except DistillationError:
+        raise
+    except Exception as error:
+        raise say(reason_of(error)) from error
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":  # a Rust library's panic, which is no Exception
+            raise
+        raise say(reason_of(error)) from error

@@ -11,16 +11,23 @@ with k of E experts used. Invariant: parameters shared by tied embeddings count 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from distillation.errors import ModelError, one_line
+from distillation.errors import ModelError
 from distillation.probing.quiet import quiet_libraries
+from distillation.reading import reading_by_libraries
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
+
+
+MAX_MODULES = 50_000
+"""A model of a thousand layers has about 13,000; building takes a second for as many."""
 
 
 class ArchitectureProbe(BaseModel):
@@ -80,18 +87,36 @@ def build_on_meta(config: PreTrainedConfig, *, trust_remote_code: bool = False) 
     import torch
     from transformers import AutoModelForCausalLM
 
-    try:
-        with quiet_libraries(), torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except (
-        Exception
-    ) as error:  # Any contradiction in a user's config.json surfaces here, in any exception type.
-        reason = one_line(error)[:200]
-        raise ModelError(
+    def refusal(reason: str) -> ModelError:
+        # Any contradiction in a user's config.json surfaces here, in any exception type.
+        return ModelError(
             f"model_type {config.model_type!r} cannot be built as a causal language model: {reason}"
-        ) from error
-    model.tie_weights()
+        )
+
+    with reading_by_libraries(refusal), quiet_libraries(), torch.device("meta"), _at_most(MAX_MODULES):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        model.tie_weights()
     return model
+
+
+@contextmanager
+def _at_most(num_modules: int) -> Iterator[None]:
+    """Bound the number of modules that are put into others inside the block, whatever counts them."""
+    from torch.nn.modules.module import register_module_module_registration_hook
+
+    num_built = 0
+
+    def count(*_: Any) -> None:
+        nonlocal num_built
+        num_built += 1
+        if num_built > num_modules:
+            raise ValueError(f"it describes more than {num_modules:,} modules")
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def probe_architecture(model: PreTrainedModel) -> ArchitectureProbe:

@@ -11,24 +11,41 @@ Invariant: what `save_pretrained` writes passes, and no weight's bytes are read.
 
 from __future__ import annotations
 
-import json
+import math
+import os
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
-from distillation.errors import ModelError
+from distillation.errors import InputError, ModelError, one_line, shorten
+from distillation.model_files import INDEX as INDEX_NAME
+from distillation.model_files import weight_names
 from distillation.probing.architecture import build_on_meta
 from distillation.probing.quiet import quiet_libraries
+from distillation.reading import open_regular, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
-INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_LARGEST_HEADER = 100_000_000
+_LARGEST_HEADER = 32 * 2**20
+"""Bytes; a header of 100,000 tensors has about twelve million."""
+_MOST_TENSORS = 300_000
+"""Of all files; the largest models with one tensor an expert have about 150,000."""
+_MOST_SIDES = 16
+_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8),
+    **dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
+"""Bits of a number by the name that a header gives its type."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -41,14 +58,17 @@ def weight_files(directory: Path, setting: str) -> list[Path]:
             pickle.
     """
     index = directory / INDEX_NAME
-    if (directory / SINGLE_NAME).is_file():
+    if os.path.isfile(directory / SINGLE_NAME):
         return [directory / SINGLE_NAME]
-    if index.is_file():
+    if os.path.isfile(index):
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise ModelError(f"{setting}: {INDEX_NAME} is damaged; download the checkpoint again") from None
-        absent = [name for name in names if not (directory / name).is_file()]
+            names = weight_names(index)
+        except InputError as error:
+            reason = one_line(error).removeprefix(f"{index}: ")
+            raise ModelError(
+                f"{setting}: {INDEX_NAME} is damaged ({reason}); download the checkpoint again"
+            ) from error
+        absent = [name for name in names if not os.path.isfile(directory / name)]
         if absent:
             raise ModelError(
                 f"{setting}: {len(absent)} of {len(names)} weight files are missing, first {absent[0]}; "
@@ -76,30 +96,69 @@ def read_shapes(path: Path, setting: str) -> Shapes:
     Raises:
         ModelError: the file is no safetensors file, or shorter than its header says.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else _LARGEST_HEADER + 1
-        if length > min(_LARGEST_HEADER, size):
-            is_pointer = prefix.startswith(b"version")
-            hint = "a git-lfs pointer; run git lfs pull" if is_pointer else "download the checkpoint again"
-            raise ModelError(f"{setting}: {path.name} is not a safetensors file; {hint}")
-        raw = file.read(length)
     try:
-        header = json.loads(raw)
-        header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        shapes = {name: tuple(int(side) for side in entry["shape"]) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else _LARGEST_HEADER + 1
+            if length > min(_LARGEST_HEADER, size):
+                is_pointer = prefix.startswith(b"version")
+                hint = (
+                    "a git-lfs pointer; run git lfs pull" if is_pointer else "download the checkpoint again"
+                )
+                raise ModelError(f"{setting}: {path.name} is not a safetensors file; {hint}")
+            header = parse_json(file.read(length), path.name)
+        tensors = _tensors_of(header)
+    except InputError as error:
         raise ModelError(
-            f"{setting}: {path.name} has a damaged header; download the checkpoint again"
-        ) from None
+            f"{setting}: {path.name} has a damaged header ({one_line(error)}); download the checkpoint again"
+        ) from error
+    end = max((tensor.end for tensor in tensors.values()), default=0)
     if 8 + length + end > size:
         raise ModelError(
             f"{setting}: {path.name} is cut off, {size} of {8 + length + end} bytes; "
             "download the checkpoint again"
         )
-    return shapes
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+class _Tensor(NamedTuple):
+    shape: tuple[int, ...]
+    end: int
+    """Where its bytes end, counted from the end of the header."""
+
+
+def _tensors_of(header: Any) -> dict[str, _Tensor]:
+    """Return the tensors of a header whose numbers agree with each other.
+
+    Raises:
+        InputError: they do not, or are no numbers.
+    """
+    if not isinstance(header, dict):
+        raise InputError("it is no JSON object")
+    tensors = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if not isinstance(entry, dict):
+            raise InputError(f"tensor {shorten(name)} is not described")
+        shape, span, kind = entry.get("shape"), entry.get("data_offsets"), entry.get("dtype")
+        if not _are_counts(shape) or not _are_counts(span) or len(span) != 2 or len(shape) > _MOST_SIDES:
+            raise InputError(f"tensor {shorten(name)} has no shape and place in whole numbers")
+        bits = _BITS.get(str(kind))
+        if bits is None:
+            raise InputError(f"tensor {shorten(name)} has the unknown type {shorten(repr(kind), 40)}")
+        if math.prod(shape) * bits != 8 * (span[1] - span[0]):
+            raise InputError(
+                f"tensor {shorten(name)} of shape {shorten(str(shape))} has {span[1] - span[0]} bytes"
+            )
+        tensors[name] = _Tensor(tuple(shape), span[1])
+    return tensors
+
+
+def _are_counts(values: Any) -> TypeGuard[list[int]]:
+    """Tell whether `values` is a list of whole numbers that a file can be as large as."""
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**53 for value in values)
 
 
 def check_checkpoint(
@@ -115,12 +174,21 @@ def check_checkpoint(
     shapes: Shapes = {}
     for path in weight_files(directory, setting):
         shapes |= read_shapes(path, setting)
+        if len(shapes) > _MOST_TENSORS:
+            raise ModelError(f"{setting}: more than {_MOST_TENSORS:,} tensors; choose another checkpoint")
     try:
         model = build_on_meta(config, trust_remote_code=trust_remote_code)
     except ModelError as error:
         raise ModelError(f"{setting}: {error}; check config.json") from error
     if getattr(config, "quantization_config", None):
         return model, [f"{setting}: the weights are quantised, so their shapes were not checked"]
+    # The loader takes its time over each tensor, also over those that it has no place for.
+    num_places = _num_places(model)
+    if len(shapes) > 4 * num_places + 1_000:
+        raise ModelError(
+            f"{setting}: the checkpoint has {len(shapes):,} tensors, config.json's model a place for "
+            f"{num_places:,}; restore the config.json of these weights"
+        )
     info = _load_shapes(model, config, shapes)
     if info is None or info["mismatched_keys"] or info["missing_keys"]:
         raise ModelError(
@@ -133,6 +201,11 @@ def check_checkpoint(
             f"and stay unused, first {unused[0]}"
         ]
     return model, []
+
+
+def _num_places(model: Any) -> int:
+    """Return about how many tensors of a file `model` can take: fused experts are often apart there."""
+    return sum(2 * weight.shape[0] if weight.dim() == 3 else 1 for weight in model.parameters())
 
 
 def _load_shapes(model: Any, config: Any, shapes: Shapes) -> Mapping[str, Any] | None:
@@ -150,7 +223,7 @@ def _load_shapes(model: Any, config: Any, shapes: Shapes) -> Mapping[str, Any] |
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-        except RuntimeError:  # A conversion, such as stacking experts, failed on these shapes.
+        except Exception:  # A conversion, such as stacking experts, failed on these shapes.
             return None
     return info
 
@@ -182,6 +255,8 @@ def _expected_on_disk(model: Any) -> Shapes:
     """Return the names and shapes that `save_pretrained` would write for `model`."""
     from transformers.core_model_loading import revert_weight_conversion
 
+    if _num_places(model) > _MOST_TENSORS:  # as many tensors would be made
+        return {}
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
     with quiet_libraries():

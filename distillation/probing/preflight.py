@@ -6,7 +6,6 @@ line. Nothing is downloaded and no weight is read: configurations, tokenizers, f
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -78,7 +77,7 @@ def check_writable(output_dir: str) -> None:
     path = Path(output_dir).absolute()
     while not os.path.lexists(path):
         path = path.parent
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise SettingsError(f"{name}: {path} is no folder; choose another output_dir")
     try:
         with tempfile.TemporaryFile(dir=path):
@@ -121,34 +120,29 @@ def check_model(
         ModelError: directory, config.json, tokenizer or weights are missing, or do not fit each other, or a
             source holds conversations and the tokenizer has no chat template.
     """
-    from transformers import AutoConfig
-
     from distillation.alignment.chat_template import has_chat_template
-    from distillation.models import EMBEDDED, resolve_path
+    from distillation.models import EMBEDDED, read_config, resolve_path
     from distillation.probing.architecture import probe_architecture
     from distillation.probing.checkpoint import check_checkpoint
 
     setting = f"models.{role}.path = {reference.path!r}"
     directory = Path(resolve_path(reference, role))
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         if reference.path == EMBEDDED:
             raise ModelError(f"{setting}: the embedded model is missing; install the package again")
         cached = _cached_directory(reference)
         if cached is None:
             return None, check_hub(reference, role, timeout=hub_timeout)
         directory = cached
-    if not (directory / "config.json").is_file():
+    if not os.path.isfile(directory / "config.json"):
         raise ModelError(
             f"{setting}: no config.json in this directory; choose one that save_pretrained wrote"
         )
     trust = reference.trust_remote_code_of is not None
-    try:
-        with quiet_libraries():
-            json.loads((directory / "config.json").read_text(encoding="utf-8"))
-            config = AutoConfig.from_pretrained(directory, trust_remote_code=trust)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{setting}: config.json cannot be read ({one_line(error)[:160]})") from error
-    tokenizer = _check_tokenizer(directory, reference, role, setting)
+    found = reference.model_copy(update={"path": str(directory)})
+    with quiet_libraries():
+        config = read_config(found, role)
+    tokenizer = _check_tokenizer(directory, found, role, setting)
     if needs_chat_template and not has_chat_template(tokenizer):
         raise ModelError(
             f"{setting}: its tokenizer has no chat template, which corpus.sources with messages_column need; "
@@ -164,13 +158,13 @@ def _check_tokenizer(
 ) -> Any:
     from distillation.models import load_tokenizer
 
-    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+    if not any(os.path.isfile(directory / name) for name in TOKENIZER_FILES):
         raise ModelError(
             f"{setting}: no tokenizer in this directory; copy the model's tokenizer.json and "
             "tokenizer_config.json into it"
         )
     with quiet_libraries():
-        return load_tokenizer(reference.model_copy(update={"path": str(directory)}), role)
+        return load_tokenizer(reference, role)
 
 
 def _check_rows(tokenizer: Any, num_output_rows: int, setting: str) -> list[str]:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict
 
 from distillation.config import ModelReference
-from distillation.errors import ModelError, one_line
 from distillation.probing.architecture import (
     ArchitectureProbe,
     ExpertsProbe,
@@ -73,21 +72,11 @@ def probe_model(
             work here.
         SettingsError: the device or number format asked for is not to be had.
     """
-    from transformers import AutoConfig
-
-    from distillation.models import load_tokenizer, resolve_path
+    from distillation.models import read_config, load_tokenizer
 
     trust = reference.trust_remote_code_of is not None
-    directory = resolve_path(reference, role)
-    try:
-        with quiet_libraries():
-            config = AutoConfig.from_pretrained(
-                directory, revision=reference.revision, trust_remote_code=trust
-            )
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"models.{role}.path = {reference.path!r}: no configuration can be read ({one_line(error)[:160]})"
-        ) from error
+    with quiet_libraries():
+        config = read_config(reference, role)
     model = build_on_meta(config, trust_remote_code=trust)
     architecture = probe_architecture(model)
     found = probe_device(device, reference.dtype)

@@ -72,7 +72,7 @@ def probe_model(
             work here.
         SettingsError: the device or number format asked for is not to be had.
     """
-    from distillation.models import read_config, load_tokenizer
+    from distillation.models import load_tokenizer, read_config
 
     trust = reference.trust_remote_code_of is not None
     with quiet_libraries():

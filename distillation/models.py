@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from distillation import model_files
 from distillation.alignment.plain_text import cut_the_same_always, cuts_at_random
 from distillation.config import ModelReference, ModelSettings
-from distillation.errors import InputError, ModelError, one_line
+from distillation.errors import InputError, ModelError, one_line, shorten
 from distillation.fingerprint import digest_of, digest_of_directory
 from distillation.reading import reading_by_libraries
 
@@ -70,16 +70,20 @@ def load_tokenizer(reference: ModelReference, role: Role) -> PreTrainedTokenizer
     """
     from transformers import AutoTokenizer
 
+    from distillation.probing.quiet import listening
+
     path = _existing(reference, role)
     check_model_files(reference, role)
 
     def refusal(reason: str) -> ModelError:
+        # Where one way of reading a file fails, transformers warns and tries another; its error is the last.
+        causes = shorten("; ".join([*map(str, heard[-1:]), reason]), 300)
         return ModelError(
-            f"models.{role}.path = {path}: no tokenizer can be loaded ({reason}); "
+            f"models.{role}.path = {path}: no tokenizer can be loaded ({causes}); "
             "put tokenizer.json and tokenizer_config.json beside the weights"
         )
 
-    with reading_by_libraries(refusal):
+    with listening() as heard, reading_by_libraries(refusal):
         tokenizer: Any = AutoTokenizer.from_pretrained(path, **_hub_arguments(reference))
         tokenizer("Some values are looked at only when a text is encoded.")
     if not tokenizer.is_fast:

@@ -26,6 +26,19 @@ class _Collector(logging.Handler):
 
 
 @contextmanager
+def listening() -> Iterator[list[str]]:
+    """Yield a list that fills with what transformers warns of inside the block; it is shown as ever."""
+    messages: list[str] = []
+    collector = _Collector(messages)
+    logger = logging.getLogger("transformers")
+    logger.addHandler(collector)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(collector)
+
+
+@contextmanager
 def quiet_libraries() -> Iterator[list[str]]:
     """Yield a list that fills with what transformers, torch and `warnings` would have printed inside the
     block."""

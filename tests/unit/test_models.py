@@ -109,3 +109,42 @@ def test_a_tokenizer_class_that_ignores_its_file_is_not_followed(
     found.save_pretrained(tmp_path / "saved")
     assert AutoTokenizer.from_pretrained(tmp_path / "saved")(text).input_ids == expected(text).input_ids
     assert (found.bos_token, found.eos_token) == (expected.bos_token, expected.eos_token)
+
+
+def sentencepiece_file(kind: int) -> bytes:
+    """A model of unigrams (1) or pairs (2) with one token a letter."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    tokens = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3)]
+    tokens += [(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)] if kind == 2 else []
+    tokens += [(letter, -float(n), 1) for n, letter in enumerate("\u2581abcdefghijklmnopqrstuvwxyz")]
+    for piece, score, type_ in tokens:
+        model.pieces.add(piece=piece, score=score, type=type_)
+    model.trainer_spec.model_type = kind
+    model.trainer_spec.byte_fallback = kind == 2
+    model.normalizer_spec.name = "identity"
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("name", "tokenizer_class", "kind"),
+    [
+        ("tokenizer.model", "LlamaTokenizer", 2),
+        ("spiece.model", "T5Tokenizer", 1),
+    ],
+)
+def test_a_sentencepiece_file_alone_is_a_tokenizer(
+    tmp_path: Path, tiny_student_dir: Path, name: str, tokenizer_class: str, kind: int
+) -> None:
+    shutil.copy(tiny_student_dir / "config.json", tmp_path / "config.json")
+    settings = {"tokenizer_class": tokenizer_class, "bos_token": "<s>", "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"unk_token": "<unk>"}))
+    (tmp_path / name).write_bytes(sentencepiece_file(kind))
+    tokenizer = load_tokenizer(reference(tmp_path), "student")
+    ids = tokenizer("ab c", add_special_tokens=False).input_ids
+    assert "".join(tokenizer.convert_ids_to_tokens(ids)).strip("\u2581") == "ab\u2581c"
+    (tmp_path / name).write_bytes(b"no such model")
+    with pytest.raises(ModelError, match="SentencePiece") as caught:
+        load_tokenizer(reference(tmp_path), "student")
+    assert "\n" not in str(caught.value)

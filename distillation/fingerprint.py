@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,13 @@ def digest_of_directory(path: str | Path, suffixes: tuple[str, ...] | None = Non
     root = Path(path)
     # What is no regular file is never opened: a pipe or a device would be read without end.
     files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
+    return digest_of_files(root, [file for file in files if suffixes is None or file.name.endswith(suffixes)])
+
+
+def digest_of_files(root: Path, files: Iterable[Path]) -> str:
+    """Return the hash of the names, relative to `root`, and the bytes of `files` in their order."""
     total = hashlib.sha256()
     for file in files:
-        if suffixes is not None and not file.name.endswith(suffixes):
-            continue
         total.update(os.fsencode(file.relative_to(root).as_posix()) + b"\0")
         try:
             with open_regular(file) as stream:

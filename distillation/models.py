@@ -18,8 +18,8 @@ from distillation import model_files
 from distillation.alignment.plain_text import cut_the_same_always, cuts_at_random
 from distillation.config import ModelReference, ModelSettings
 from distillation.errors import InputError, ModelError, one_line, shorten
-from distillation.fingerprint import digest_of, digest_of_directory
-from distillation.reading import reading_by_libraries
+from distillation.fingerprint import digest_of, digest_of_files
+from distillation.reading import read_json, reading_by_libraries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Role = Literal["teacher", "student"]
 EMBEDDED = "sample"
+NEVER_READ = (
+    *(".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".tflite", ".ot"),
+    *(".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".log"),
+)
+"""Ends of files that lie beside a model: weights in other formats than safetensors, pages, pictures."""
 START_TOKENS = ("<|endoftext|>", "<s>", "[CLS]")
 
 
@@ -44,7 +49,7 @@ def located(models: ModelSettings) -> ModelSettings:
     """
     changed = {}
     for role, reference in (("teacher", models.teacher), ("student", models.student)):
-        if reference.path == EMBEDDED or not Path(reference.path).is_dir():
+        if reference.path == EMBEDDED or not os.path.isdir(reference.path):
             continue
         path = str(Path(reference.path).absolute())
         update: dict[str, Any] = {"path": path}
@@ -55,11 +60,32 @@ def located(models: ModelSettings) -> ModelSettings:
 
 
 def model_digest(reference: ModelReference, role: Role) -> str:
-    """Return the content hash of a model: of all files of a directory, of name and revision on the hub."""
+    """Return the content hash of a model: of every file of a directory that may be loaded, wherever the
+    directory lies; of name and revision on the hub.
+    """
     path = resolve_path(reference, role)
     if os.path.isdir(path):
-        return digest_of_directory(path, (".json", ".safetensors", ".model", ".txt", ".jinja"))
+        return digest_of_files(Path(path), _loadable(Path(path), reference))
     return digest_of([path, reference.revision])
+
+
+def _loadable(root: Path, reference: ModelReference) -> list[Path]:
+    """Return the files of a model's directory less those that nothing reads, and what its indices name."""
+    files = {
+        file
+        for file in root.rglob("*")
+        if not any(part.startswith(".") or part == "__pycache__" for part in file.relative_to(root).parts)
+        # Code of a repository may read anything.
+        and (reference.trust_remote_code_of is not None or not file.name.lower().endswith(NEVER_READ))
+    }
+    for index in sorted(root.glob("*.index.json")):
+        try:
+            names = read_json(index).get("weight_map")
+        except InputError:  # loading says what is wrong with it
+            continue
+        if isinstance(names, dict):
+            files |= {root / name for name in names.values() if isinstance(name, str) and "\0" not in name}
+    return sorted(file for file in files if os.path.isfile(file))
 
 
 def load_tokenizer(reference: ModelReference, role: Role) -> PreTrainedTokenizerFast:

@@ -10,15 +10,12 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from distillation.errors import CorpusError, JobError
 from distillation.files import storing
-from distillation.locks import exclusive
-from distillation.seals import first_fault
 from distillation.stopping import working_on
 from distillation.training.checkpoints import (
     FOLDER,
@@ -27,19 +24,25 @@ from distillation.training.checkpoints import (
     newest,
     newest_step,
     newest_usable,
-    write_student,
 )
+from distillation.training.finishing import decided, finish, finished_result
+from distillation.training.inputs import check_inputs, check_model
 from distillation.training.job import (
     CACHE_FOLDER,
     JOB_FILE,
     STATUS_FILE,
     Job,
     JobResult,
-    check_inputs,
-    check_model,
     read_job,
     read_status,
     write_status,
+)
+from distillation.training.processes import (
+    claim_gpu,
+    is_first_process,
+    num_processes,
+    only_writer,
+    wait_for_everyone,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +56,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 NUM_LOG_LINES = 50
 EVALUATION_BATCH = 16
-STUDENT_FOLDER = "student"
 MAX_ROUNDS = 3
 """How often training goes back to an earlier checkpoint because a later one was damaged meanwhile."""
 
@@ -83,7 +85,7 @@ def run_job(
     """
     directory = Path(job_dir)
     job = read_job(directory)
-    finished = _finished(directory)  # only read: no lock, and a folder that cannot be written will do
+    finished = finished_result(directory)  # only read: no lock, and a folder that cannot be written will do
     if finished is not None:
         return finished
     should_wait = job.training.when_busy == "wait" if wait is None else wait
@@ -91,7 +93,7 @@ def run_job(
 
     with (
         storing(directory, "training.output_dir"),
-        _only_writer(directory, should_wait),
+        only_writer(directory, should_wait),
         working_on(position=lambda: f"step {newest_step(directory / FOLDER)}"),
         quiet_libraries() as messages,  # bars of loading and notes on tied weights, many a run
     ):
@@ -107,19 +109,19 @@ def _trained(directory: Path, job: Job, name: str | None, on_estimate: Callable[
     Raises:
         JobError: as `run_job`, or checkpoints are damaged again and again.
     """
-    _wait_for_everyone(job)  # the first process has the lock
-    finished = _finished(directory, tell=False)  # while this one waited
+    wait_for_everyone(job.decision.device)  # the first process has the lock
+    finished = finished_result(directory, tell=False)  # while this one waited
     if finished is not None:
         return finished
     folder = directory / FOLDER
     was_finished = read_status(directory, tell=False).get("state") == "finished"
-    _wait_for_everyone(job)
-    if _is_first_process():
+    wait_for_everyone(job.decision.device)
+    if is_first_process():
         drop_drafts(folder)
     for _ in range(MAX_ROUNDS):
-        if _is_first_process():
-            newest_usable(folder, _num_processes())
-        _wait_for_everyone(job)
+        if is_first_process():
+            newest_usable(folder, num_processes())
+        wait_for_everyone(job.decision.device)
         checkpoint = newest(folder)
         if checkpoint is None and was_finished:
             raise JobError(
@@ -127,61 +129,13 @@ def _trained(directory: Path, job: Job, name: str | None, on_estimate: Callable[
                 f"checkpoint is left to make it of; remove {STATUS_FILE} to train it anew"
             )
         if checkpoint is not None and checkpoint.has_all_steps:
-            return _finish(directory, job, checkpoint)
+            return finish(directory, job, checkpoint)
         _check_before_training(directory, job)
-        if _is_first_process():
-            write_status(directory, {"state": "running", "process": os.getpid()} | _decided(job))
+        if is_first_process():
+            write_status(directory, {"state": "running", "process": os.getpid()} | decided(job))
         TrainingRun(directory, job, name).train(on_estimate, checkpoint)
-        _wait_for_everyone(job)
+        wait_for_everyone(job.decision.device)
     raise JobError(f"{folder}: checkpoints were damaged again and again; check the disk")
-
-
-def _finish(directory: Path, job: Job, checkpoint: Checkpoint) -> JobResult:
-    """Make the student of the best checkpoint, and mark the job finished.
-
-    Raises:
-        JobError: no evaluation gave a number.
-    """
-    from distillation.training.trainer import BEST_METRIC
-
-    if checkpoint.best is None or checkpoint.best_metric is None:
-        raise JobError(
-            f"job directory {directory}: no evaluation gave a number of bits per byte; training diverged: "
-            "lower training.learning_rate"
-        )
-    counts = checkpoint.counts()
-    metrics = {
-        BEST_METRIC: float(checkpoint.best_metric),
-        "steps": float(checkpoint.step),
-        "best_step": float(checkpoint.best_step or checkpoint.step),
-        "windows": float(counts["windows"]),
-        "refused_documents": float(counts["refused_documents"]),
-        "seconds": float(counts["seconds"]),
-    }
-    if _is_first_process():
-        digests = write_student(checkpoint.best, directory / STUDENT_FOLDER)
-        status = {"state": "finished", "metrics": metrics, "student": digests}
-        write_status(directory, status | _decided(job))
-    _wait_for_everyone(job)
-    return JobResult(job_dir=directory, student_dir=directory / STUDENT_FOLDER, metrics=metrics)
-
-
-def _finished(directory: Path, *, tell: bool = True) -> JobResult | None:
-    """Return the result of a finished job whose student is as it was made; None of any other.
-
-    What is damaged is warned of if `tell` is true.
-    """
-    status = read_status(directory, tell=tell)
-    if status.get("state") != "finished":
-        return None
-    fault = first_fault(directory / STUDENT_FOLDER, status["student"])
-    if fault is not None:
-        if tell:
-            logger.warning(
-                "%s: %s; it is made again of the best checkpoint", directory / STUDENT_FOLDER, fault
-            )
-        return None
-    return JobResult(job_dir=directory, student_dir=directory / STUDENT_FOLDER, metrics=status["metrics"])
 
 
 def _check_before_training(directory: Path, job: Job) -> None:
@@ -191,16 +145,12 @@ def _check_before_training(directory: Path, job: Job) -> None:
         JobError: one is another.
         ModelError: a model is gone.
     """
-    _claim_gpu(job.decision.device)
+    claim_gpu(job.decision.device)
     job.decision.obey(f"job {directory}", "run the pipeline here, which begins another job for this machine")
     if job.teacher_digest is not None:
         check_model(job.models.teacher, "teacher", job.teacher_digest, directory / JOB_FILE)
     check_model(job.models.student, "student", job.student_digest, directory / JOB_FILE)
     check_inputs(directory)
-
-
-def _decided(job: Job) -> dict[str, Any]:
-    return {"decision": job.decision.model_dump(mode="json")}
 
 
 class TrainingRun:
@@ -385,43 +335,3 @@ def num_loaders(device: str) -> int:
     On a processor making a batch takes a thousandth of a step, and a process more would take a core from it.
     """
     return 1 if device == "cuda" else 0
-
-
-def _claim_gpu(device: str) -> None:
-    """Let `cuda` mean this process's own GPU where `torchrun` or `accelerate launch` started several.
-
-    Args:
-        device: as decided for the job.
-    """
-    import torch
-
-    if device == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-
-
-def _is_first_process() -> bool:
-    """Say whether this is the one of several processes that keeps the house."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _num_processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _wait_for_everyone(job: Job) -> None:
-    """Meet the other processes of `torchrun` or `accelerate launch`, if there are any."""
-    if _num_processes() > 1:
-        from accelerate import PartialState
-
-        _claim_gpu(job.decision.device)
-        PartialState(cpu=job.decision.device == "cpu").wait_for_everyone()
-
-
-@contextmanager
-def _only_writer(directory: Path, wait: bool) -> Iterator[None]:
-    """Let no other run write in `directory`; several processes of one run are one writer, the first locks."""
-    if not _is_first_process():
-        yield
-        return
-    with exclusive(directory, "job directory", wait=wait):
-        yield

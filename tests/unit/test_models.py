@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -148,3 +149,29 @@ def test_a_sentencepiece_file_alone_is_a_tokenizer(
     with pytest.raises(ModelError, match="SentencePiece") as caught:
         load_tokenizer(reference(tmp_path), "student")
     assert "\n" not in str(caught.value)
+
+
+def test_the_digest_covers_every_file_that_may_be_loaded_and_no_place(
+    tmp_path: Path, tiny_student_dir: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_student_dir, tmp_path / "model"))
+    digest = model_digest(reference(folder), "student")
+    assert digest == model_digest(reference(tiny_student_dir), "student")
+    (folder / "README.md").write_text("new")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "stamp.json").write_text("{}")
+    os.mkfifo(folder / "pipe.json")
+    assert model_digest(reference(folder), "student") == digest
+    (tmp_path / "outside.safetensors").write_bytes(b"1")
+    found = {digest}
+    for name, content in (
+        ("model.safetensors.index.json", json.dumps({"weight_map": {"a": "../outside.safetensors", "b": 5}})),
+        ("vocab.tiktoken", "a"),
+        ("modeling.py", "1"),
+        ("deep/nested/shard.safetensors", "a"),
+        ("../outside.safetensors", "2"),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+        found.add(model_digest(reference(folder), "student"))
+    assert len(found) == 6

@@ -39,8 +39,9 @@ from distillation.models import configured_output_rows, load_tokenizer
 from distillation.training import prepare_job, read_job, read_metrics, run_job
 from distillation.training.__main__ import main
 from distillation.training.checkpoints import newest_step
-from distillation.training.job import check_inputs, check_model, read_status, write_status
-from distillation.training.run import _claim_gpu
+from distillation.training.inputs import check_inputs, check_model
+from distillation.training.job import read_status, write_status
+from distillation.training.processes import claim_gpu
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -229,7 +230,7 @@ def test_each_process_takes_its_own_gpu(monkeypatch, device, rank, expected) -> 
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("LOCAL_RANK", rank)
-    _claim_gpu(device)
+    claim_gpu(device)
     assert taken == expected
 
 

@@ -1,0 +1,69 @@
+"""The end of a job: its student out of the best checkpoint, and `status.json`, which says that it is done."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from distillation.errors import JobError
+from distillation.seals import first_fault
+from distillation.training.checkpoints import Checkpoint, write_student
+from distillation.training.job import Job, JobResult, read_status, write_status
+from distillation.training.processes import is_first_process, wait_for_everyone
+
+logger = logging.getLogger(__name__)
+STUDENT_FOLDER = "student"
+
+
+def finish(directory: Path, job: Job, checkpoint: Checkpoint) -> JobResult:
+    """Make the student of the best checkpoint, and mark the job finished.
+
+    Raises:
+        JobError: no evaluation gave a number.
+    """
+    from distillation.training.trainer import BEST_METRIC
+
+    if checkpoint.best is None or checkpoint.best_metric is None:
+        raise JobError(
+            f"job directory {directory}: no evaluation gave a number of bits per byte; training diverged: "
+            "lower training.learning_rate"
+        )
+    counts = checkpoint.counts()
+    metrics = {
+        BEST_METRIC: float(checkpoint.best_metric),
+        "steps": float(checkpoint.step),
+        "best_step": float(checkpoint.best_step or checkpoint.step),
+        "windows": float(counts["windows"]),
+        "refused_documents": float(counts["refused_documents"]),
+        "seconds": float(counts["seconds"]),
+    }
+    if is_first_process():
+        digests = write_student(checkpoint.best, directory / STUDENT_FOLDER)
+        status = {"state": "finished", "metrics": metrics, "student": digests}
+        write_status(directory, status | decided(job))
+    wait_for_everyone(job.decision.device)
+    return JobResult(job_dir=directory, student_dir=directory / STUDENT_FOLDER, metrics=metrics)
+
+
+def finished_result(directory: Path, *, tell: bool = True) -> JobResult | None:
+    """Return the result of a finished job whose student is as it was made; None of any other.
+
+    What is damaged is warned of if `tell` is true.
+    """
+    status = read_status(directory, tell=tell)
+    if status.get("state") != "finished":
+        return None
+    fault = first_fault(directory / STUDENT_FOLDER, status["student"])
+    if fault is not None:
+        if tell:
+            logger.warning(
+                "%s: %s; it is made again of the best checkpoint", directory / STUDENT_FOLDER, fault
+            )
+        return None
+    return JobResult(job_dir=directory, student_dir=directory / STUDENT_FOLDER, metrics=status["metrics"])
+
+
+def decided(job: Job) -> dict[str, Any]:
+    """Return how the job is run, as `status.json` has it."""
+    return {"decision": job.decision.model_dump(mode="json")}

@@ -8,20 +8,21 @@ corpus. A tokenizer without `tokenizer.json` is converted by transformers, which
 from __future__ import annotations
 
 import argparse
-import json
+import gzip
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from distillation.config import ModelReference
 from distillation.console import print_anything
-from distillation.errors import AlignmentError, DistillationError, InputError, ModelError, one_line
+from distillation.errors import AlignmentError, DistillationError, InputError, ModelError, one_line, shorten
 from distillation.hub import answer_within
 from distillation.model_files import check_files
 from distillation.models import Role, load_tokenizer, resolve_path
-from distillation.reading import read_json, reading_by_libraries
+from distillation.reading import open_regular, parse_json, printable, read_json, reading_by_libraries
 
 if TYPE_CHECKING:
     from distillation.alignment.audit import TokenizerAudit
@@ -34,11 +35,31 @@ DOCUMENT_CHARACTERS = 8_000
 MAX_MEGABYTES = 10.0
 """Text beyond this is left out, evenly over the files, unless more is asked for: shares hardly change."""
 TEXT_SUFFIXES = {
-    *(".txt", ".md", ".rst", ".tex", ".html", ".xml", ".json", ".jsonl", ".csv", ".yaml", ".yml", ".toml"),
+    *(
+        ".parquet",
+        ".txt",
+        ".md",
+        ".rst",
+        ".tex",
+        ".html",
+        ".xml",
+        ".json",
+        ".jsonl",
+        ".csv",
+        ".yaml",
+        ".yml",
+        ".toml",
+    ),
     *(".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".cs", ".java", ".kt", ".js", ".jsx", ".ts", ".tsx"),
     *(".go", ".rs", ".rb", ".php", ".pl", ".lua", ".r", ".jl", ".hs", ".scala", ".sh", ".sql", ".css"),
 }
-"""Files of a folder that are read; a file that is named itself may have any suffix."""
+"""Files of a folder that are read, also with `.gz` behind; a file that is named may have any suffix."""
+_READABLE = "give UTF-8 text, .jsonl with texts or conversations, .parquet, or one of the first two as .gz"
+_PACKED = (".gz", ".parquet")
+_UNPACKED = 3
+"""Bytes of text in a byte of a compressed file, about."""
+_LONGEST_LINE = 2**26
+"""Characters; a longer line is taken in parts."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         type=Path,
         metavar="TEXT",
-        help="UTF-8 text file, .jsonl (field `text`, else all texts of a line), or folder of such files",
+        help="UTF-8 text file, .jsonl or .parquet (field `text`, else a conversation, else all texts of a "
+        "row), a .gz of one, or a folder of such files",
     )
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
     parser.add_argument("--html", type=Path, metavar="PAGE", help="write a page with figures as well")
@@ -233,65 +255,115 @@ def read_texts(paths: Sequence[Path], max_bytes: int) -> Iterator[str]:
     """Yield the texts of files and folders in pieces that end with a line, about `max_bytes` at most.
 
     Raises:
-        AlignmentError: a path is missing, or a file that was named is not UTF-8 or not JSON lines.
+        AlignmentError: a path is missing, or a file that was named cannot be read.
     """
-    files = [(file, path.is_dir()) for path in paths for file in _files_of(path)]
-    num_bytes = sum(file.stat().st_size for file, _ in files if file.exists())
+    files = [(file, os.path.isdir(path)) for path in paths for file in _files_of(path)]
+    sizes = {file: os.path.getsize(file) for file, _ in files if os.path.isfile(file)}
+    num_bytes = sum(sizes.values())
     # Too much text is cut in every file alike, so that each keeps its weight.
     kept_share = min(1.0, max_bytes / num_bytes) if num_bytes else 1.0
     if kept_share < 1:
         print(f"reading {kept_share:.0%} of {num_bytes / 1e6:,.1f} MB; see --max-megabytes", file=sys.stderr)
     for file, is_found in files:
+        left = sizes.get(file, 0) * kept_share * (_UNPACKED if file.suffix.lower() in _PACKED else 1)
         try:
-            left = file.stat().st_size * kept_share
             for text in _texts_of(file):
                 if left <= 0:
                     break
                 left -= len(text.encode("utf-8", "replace"))
                 yield text
-        except (OSError, ValueError) as error:
+        except DistillationError as error:
+            reason = one_line(error).removeprefix(f"{printable(file)}: ")
             if not is_found:
-                raise AlignmentError(f"text file {file}: {one_line(error)}; give a UTF-8 text file") from None
-            print(f"left out {file}: {one_line(error)[:120]}", file=sys.stderr)
+                raise AlignmentError(f"text file {printable(file)}: {reason}; {_READABLE}") from None
+            print(f"left out {printable(file)}: {shorten(reason, 120)}", file=sys.stderr)
 
 
 def _files_of(path: Path) -> list[Path]:
     """Return the file itself, or the files of text in a folder by name, without hidden ones."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return [path]
-    found = [file for file in path.rglob("*") if file.suffix.lower() in TEXT_SUFFIXES and file.is_file()]
+    found = [file for file in path.rglob("*") if _form_of(file) in TEXT_SUFFIXES and os.path.isfile(file)]
     found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     if not found:
         raise AlignmentError(f"text folder {path}: no file of text in it; give .txt, .jsonl, .py or the like")
     return sorted(found)
 
 
+def _form_of(file: Path) -> str:
+    """Return the suffix that says what a file holds, whether it is compressed or not."""
+    name = file.name.lower()
+    return Path(name.removesuffix(".gz")).suffix
+
+
 def _texts_of(file: Path) -> Iterator[str]:
+    """Yield the texts of a file: its lines in pieces, or a text a row.
+
+    Raises:
+        InputError: it cannot be read, or is not what its name says.
+    """
+    form = _form_of(file)
+    with open_regular(file) as opened:
+
+        def refusal(reason: str) -> InputError:
+            return InputError(f"{printable(file)}: {reason}")
+
+        # The block takes what the libraries raise while a piece is made, not what is done with the piece.
+        pieces = _rows_of_parquet(opened) if form == ".parquet" else _pieces_of(opened, file, form)
+        while True:
+            with reading_by_libraries(refusal):
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
+
+
+def _pieces_of(opened: BinaryIO, file: Path, form: str) -> Iterator[str]:
     # As the corpus is read for training: no byte order mark, every line end is one character.
-    with file.open(encoding="utf-8-sig") as lines:
-        if file.suffix.lower() == ".jsonl":
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _text_of_row(json.loads(line), number)
-            return
-        piece: list[str] = []
-        size = 0
-        for line in lines:
-            piece.append(line)
-            size += len(line)
-            if size >= DOCUMENT_CHARACTERS:
-                yield "".join(piece)
-                piece, size = [], 0
-        if piece:
+    plain: Any = gzip.GzipFile(fileobj=opened) if file.suffix.lower() == ".gz" else opened
+    lines = io.TextIOWrapper(plain, encoding="utf-8-sig")
+    piece: list[str] = []
+    size = 0
+    for number, line in enumerate(iter(lambda: lines.readline(_LONGEST_LINE), ""), start=1):
+        if form == ".jsonl":
+            if line.strip():
+                yield _text_of_row(parse_json(line, f"line {number}"), number)
+            continue
+        piece.append(line)
+        size += len(line)
+        if size >= DOCUMENT_CHARACTERS:
             yield "".join(piece)
+            piece, size = [], 0
+    if piece:
+        yield "".join(piece)
+
+
+def _rows_of_parquet(opened: BinaryIO) -> Iterator[str]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(opened) as table:
+        number = 0
+        for batch in table.iter_batches(batch_size=256):
+            for row in batch.to_pylist():
+                number += 1
+                yield _text_of_row(row, number)
 
 
 def _text_of_row(row: Any, number: int) -> str:
-    """Return the field `text` of a row, else all its texts, one a line."""
+    """Return the field `text` of a row, else what is said in its conversation, else all its texts."""
     if isinstance(row, dict):
         if isinstance(row.get("text"), str):
             return str(row["text"])
+        for value in row.values():
+            if isinstance(value, list) and value and all(map(_is_message, value)):
+                from distillation.corpus.documents import conversation_of
+
+                return conversation_of(value, "").text
         texts = [value for value in row.values() if isinstance(value, str)]
         if texts:
             return "\n".join(texts)
-    raise ValueError(f"line {number} has no text")
+    raise InputError(f"line {number} has no text")
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))

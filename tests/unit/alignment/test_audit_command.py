@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from alignment_reference import END, SENTENCES, trained_byte_level
 from transformers import PreTrainedTokenizerFast
@@ -19,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from distillation.alignment.audit import TokenizerAudit
 from distillation.alignment.token_bytes import tokens_as_bytes
 from distillation.audit_command import load_for_audit, main, read_texts
+from distillation.errors import AlignmentError, ModelError
 
 ROOT = Path(__file__).resolve().parents[3]
 HUB_SERVER = ROOT / "tests" / "unit" / "corpus" / "hub_server.py"
@@ -129,6 +134,65 @@ def test_folders_and_lines_of_json(tmp_path: Path, capsys: pytest.CaptureFixture
     assert captured.count("\n") == 1
 
 
+def test_what_trains_can_be_audited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Conversations, parquet, compressed files: the forms that a corpus may have."""
+    talk = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why?"},
+            {"role": "assistant", "content": "So."}]  # fmt: skip
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": 1, "messages": talk}) + "\n")
+    pq.write_table(pa.table({"text": ["one", "two"], "n": [1, 2]}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"talk": [talk]}), tmp_path / "c.parquet")
+    (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(b'{"text": "packed row"}\n'))
+    (tmp_path / "e.txt.gz").write_bytes(gzip.compress("packed naïve".encode()))
+    expected = ["Why?\n\nSo.", "one", "two", "Why?\n\nSo.", "packed row", "packed naïve"]
+    assert list(read_texts([tmp_path], 1 << 20)) == expected
+    assert list(read_texts(sorted(tmp_path.iterdir()), 1 << 20)) == expected
+    assert capsys.readouterr().err == ""
+
+
+def _nested(file: Path) -> None:
+    file.write_text("[" * 100_000)
+
+
+def _no_parquet(file: Path) -> None:
+    file.write_bytes(b"PAR1")
+
+
+def _cut_off(file: Path) -> None:
+    file.write_bytes(gzip.compress(b"text" * 1000)[:-9])
+
+
+def _device(file: Path) -> None:
+    file.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [("a.jsonl", _nested), ("a.parquet", _no_parquet), ("a.txt.gz", _cut_off), ("a.txt", os.mkfifo),
+     ("a.txt", _device)],
+)  # fmt: skip
+def test_hostile_texts_are_left_out_or_one_line(
+    tmp_path: Path, name: str, make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / name)
+    (tmp_path / "good.txt").write_text("fine")
+    assert "fine" in list(read_texts([tmp_path], 1 << 20))
+    assert capsys.readouterr().err.count("\n") <= 1
+    with pytest.raises(AlignmentError, match=re.escape(f"text file {tmp_path / name}: ")) as caught:
+        list(read_texts([tmp_path / name], 1 << 20))
+    assert "\n" not in str(caught.value)
+
+
+def test_hostile_settings_of_a_tokenizer(saved: tuple[str, str], tmp_path: Path) -> None:
+    shutil.copy(Path(saved[1], "tokenizer.json"), tmp_path)
+    for wrong in ({"added_tokens_decoder": {"0": {"special": True}}}, {"added_tokens_decoder": [1]}):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(wrong))
+        with pytest.raises(ModelError, match=r"tokenizer_config\.json: "):
+            load_for_audit(str(tmp_path), "student")
+    for odd in ({"eos_token": {"a": 1}}, {"eos_token": [1]}, {"eos_token": {"content": 5}}):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(odd))
+        load_for_audit(str(tmp_path), "student")
+
+
 def test_too_much_text_is_cut_in_every_file_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = {"a": 400_000, "b": 100_000, "c": 20_000}
     for name, size in sizes.items():
@@ -198,7 +262,7 @@ def test_mistakes_are_one_line(
         ([saved[0], str(tmp_path / "nothing")], "tokenizer"),
         ([str(few_rows), saved[1]], "the output layer has 5 rows"),
         ([*saved, str(tmp_path / "no.txt")], "No such file"),
-        ([*saved, str(binary)], "give a UTF-8 text file"),
+        ([*saved, str(binary)], "give UTF-8 text"),
         ([*saved, str(rows)], "line 2 has no text"),
         ([*saved, str(empty)], "all empty"),
         ([*saved, str(tmp_path / "nothing")], "no file of text"),

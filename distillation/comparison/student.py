@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from distillation.comparison.plan import Entry
 from distillation.comparison.result import VALIDATION_BITS
+from distillation.errors import InputError, one_line
 from distillation.evaluation.result import ModelResult
-from distillation.files import write_atomically
-from distillation.fingerprint import digest_of, digest_of_sources
+from distillation.fingerprint import digest_of, digest_of_directory, digest_of_sources
 from distillation.models import model_digest
+from distillation.seals import read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from distillation.corpus import Corpus
     from distillation.teacher.cache import TeacherCache
 
+logger = logging.getLogger(__name__)
 KEPT_ALIGNERS = Path("outputs/aligners")
 """Aligners by content; the folder may be deleted at any time."""
 EVALUATION_SOURCES = (
@@ -77,8 +80,9 @@ def measured_student(
 ) -> ModelResult:
     """Return the figures of the trained student of a job, measured now or kept from an earlier call.
 
-    The file is named by all that the figures depend on: edited code, another teacher, another held-out set or
-    another `fingerprint`, which stands for the user's own tasks, measures anew.
+    The file is named by all that the figures depend on: edited code, another teacher or student, another
+    held-out set or another `fingerprint`, which stands for the user's own tasks, measures anew. So does,
+    with a warning, a file that is damaged.
     """
     from distillation.evaluation import measure_student
     from distillation.training import read_job
@@ -87,12 +91,17 @@ def measured_student(
         evaluation.model_dump(mode="json"),
         corpus.report.held_out_fingerprint,
         model_digest(models.teacher, "teacher"),
+        digest_of_directory(job_dir / "student"),
         digest_of_sources(*EVALUATION_SOURCES),
         fingerprint,
     ]
     path = job_dir / f"evaluation-{digest_of(depends_on)}.json"
     if path.exists():
-        return ModelResult.model_validate_json(path.read_bytes()).model_copy(update={"name": name})
+        try:
+            kept = ModelResult.model_validate_json(read_sealed(path)["result"])
+            return kept.model_copy(update={"name": name})
+        except (InputError, KeyError, ValueError) as error:
+            logger.warning("%s; the student is measured again", one_line(error))
     result = measure_student(
         name,
         job_dir / "student",
@@ -101,7 +110,7 @@ def measured_student(
         evaluation,
         decision=read_job(job_dir).decision,
     )
-    write_atomically(path, result.model_dump_json(indent=2).encode())
+    write_sealed(path, {"result": result.model_dump_json()})
     return result
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -420,6 +421,18 @@ def test_a_job_can_be_run_from_another_folder(parts, tmp_path, monkeypatch) -> N
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match=r"models\.student\.path = models/student: no such directory, seen"):
         run_job(job_dir)
+
+
+def test_several_that_prepare_one_job_at_once_find_it_whole(parts, tmp_path) -> None:
+    settings, corpus, aligner = parts
+    with ThreadPoolExecutor(4) as pool:
+        futures = [
+            pool.submit(prepare_job, corpus, settings=settings, aligner=aligner, output_dir=tmp_path)
+            for _ in range(4)
+        ]
+    [job_dir] = {future.result() for future in futures}
+    check_inputs(job_dir)
+    assert [path.name for path in tmp_path.iterdir()] == [job_dir.name]
 
 
 def test_damaged_small_files_are_told_in_one_line(finished, tmp_path, caplog) -> None:

@@ -58,6 +58,9 @@ def _no_path(path: str | Path, error: ValueError) -> str:
     return f"{str(path)!r}: is no path ({error})"  # a NUL in the name
 
 
+_PIECE = 2**20
+
+
 def open_regular(path: str | Path) -> io.BufferedReader:
     """Open a regular file for reading; a pipe, a device, a socket or a folder is refused without waiting.
 
@@ -83,14 +86,17 @@ def read_bytes(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
     Raises:
         InputError: as `open_regular`, or the file is larger.
     """
+    content = bytearray()
     with open_regular(path) as stream:
         try:
-            content = stream.read(max_bytes + 1)
+            # By pieces: one read of `max_bytes` would take that much memory for a file of any size.
+            while len(content) <= max_bytes and (piece := stream.read(min(_PIECE, max_bytes + 1))):
+                content += piece
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({reason_of(error)})") from error
     if len(content) > max_bytes:
         raise InputError(f"{path}: is larger than {max_bytes / 2**20:,.0f} MiB")
-    return content
+    return bytes(content)
 
 
 def read_text(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:

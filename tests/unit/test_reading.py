@@ -60,3 +60,16 @@ def test_a_file_beyond_the_bound_is_not_read(tmp_path: Path) -> None:
 def test_a_name_with_a_nul_is_one_line() -> None:
     with pytest.raises(InputError, match="is no path"):
         read_bytes("a\0b")
+
+
+def test_a_large_bound_takes_no_memory(tmp_path: Path) -> None:
+    import tracemalloc
+
+    path = tmp_path / "small"
+    path.write_bytes(b"12345")
+    tracemalloc.start()
+    try:
+        assert read_bytes(path, max_bytes=2**31) == b"12345"
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()

@@ -17,10 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from distillation.errors import DistillationError, SettingsError, one_line
+from distillation.errors import DistillationError, InputError, SettingsError, one_line
+from distillation.reading import read_text
 
 if TYPE_CHECKING:
     from pipelines.guarded import GuardedPipeline
+
+
+MAX_BYTES = 2**20
+"""Largest file of settings."""
 
 
 def read_parameters(path: str) -> dict[str, Any]:
@@ -30,12 +35,12 @@ def read_parameters(path: str) -> dict[str, Any]:
         SettingsError: it is missing, is no YAML, or is no mapping.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"file {path}: cannot be read ({type(error).__name__}); give a YAML file with -c"
-        ) from None
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(read_text(path, max_bytes=MAX_BYTES))
+    except InputError as error:
+        raise SettingsError(f"file {one_line(error)}; give a YAML file with -c") from None
+    except RecursionError:
+        raise SettingsError(f"file {path}: not valid YAML, nested too deep") from None
+    except (yaml.YAMLError, ValueError) as error:  # a date that no calendar has is a ValueError
         raise SettingsError(f"file {path}: not valid YAML, {one_line(error)}") from None
     if not isinstance(content, dict):
         raise SettingsError(f"file {path}: must hold parameters: settings: and so on")

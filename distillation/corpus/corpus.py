@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from distillation.corpus.contract import ContractCheck
 from distillation.corpus.documents import Document, is_validation
 from distillation.corpus.labels import source_labels
-from distillation.errors import CorpusError, one_line
+from distillation.errors import CorpusError, InputError, one_line
+from distillation.reading import open_regular, printable, read_bytes, read_text, reading_by_libraries
 
 if TYPE_CHECKING:
     import datasets
@@ -152,7 +153,8 @@ def write_corpus_files(corpus: Corpus, directory: Path) -> None:
 
     for dataset, name in ((corpus.train, TRAIN_FILE), (corpus.held_out, HELD_OUT_FILE)):
         # An indices mapping (after shuffle or select) would be lost by the table alone.
-        pq.write_table(dataset.with_format("arrow")[:], directory / name)
+        with (directory / name).open("wb") as file:  # the library itself takes UTF-8 names alone
+            pq.write_table(dataset.with_format("arrow")[:], file)
     (directory / REPORT_FILE).write_text(corpus.report.model_dump_json(indent=1), encoding="utf-8")
     (directory / PAGE_FILE).write_text(corpus.contract_page, encoding="utf-8")
 
@@ -165,13 +167,15 @@ def read_corpus(directory: Path) -> Corpus:
     """
     directory = Path(directory)
     try:
-        report = CorpusReport.model_validate_json((directory / REPORT_FILE).read_bytes())
+        report = CorpusReport.model_validate_json(read_bytes(directory / REPORT_FILE))
         train, held_out = (_read_parquet(directory / name) for name in (TRAIN_FILE, HELD_OUT_FILE))
-        page = (directory / PAGE_FILE).read_text(encoding="utf-8")
-    except (OSError, ValueError, ValidationError) as error:
+        page = read_text(directory / PAGE_FILE)
+    except (InputError, ValidationError) as error:
+        # A name that this process cannot write is no fault of the files.
+        has_remedy = isinstance(error.__cause__, UnicodeEncodeError)
+        remedy = "" if has_remedy else "; remove it and load the corpus again"
         raise CorpusError(
-            f"corpus directory {directory} cannot be read ({one_line(error)}); "
-            "remove it and load the corpus again"
+            f"corpus directory {printable(directory)} cannot be read ({one_line(error)}){remedy}"
         ) from error
     for part, dataset, expected in (
         ("train", train, report.train_fingerprint),
@@ -190,4 +194,8 @@ def _read_parquet(path: Path) -> datasets.Dataset:
     import pyarrow.parquet as pq
 
     # Not Dataset.from_parquet, which would copy everything into a cache outside this directory.
-    return datasets.Dataset(pq.read_table(path))
+    with (
+        open_regular(path) as file,
+        reading_by_libraries(lambda reason: InputError(f"{path.name}: {reason}")),
+    ):
+        return datasets.Dataset(pq.read_table(file))

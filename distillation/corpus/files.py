@@ -215,7 +215,6 @@ def _json_rows(path: Path, name: str, source: FileSource) -> Iterator[Row]:
 
 
 def _parquet_rows(path: Path, name: str, source: FileSource) -> Iterator[Row]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     column, _ = column_of(source)
@@ -225,5 +224,7 @@ def _parquet_rows(path: Path, name: str, source: FileSource) -> Iterator[Row]:
                 raise missing_column(source, file.schema_arrow.names, name)
             for batch in file.iter_batches(batch_size=_ROWS_A_BATCH, columns=[column]):
                 yield from ((value, name) for value in batch.column(0).to_pylist())
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except CorpusError:
+        raise
+    except Exception as error:  # Arrow's own kinds, and those of turning its values into Python's
         raise CorpusError(f"{name}: cannot be read as parquet ({one_line(error)})") from None

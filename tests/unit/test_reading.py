@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,25 @@ def test_a_file_beyond_the_bound_is_not_read(tmp_path: Path) -> None:
         stream.truncate(2**40)  # sparse: nothing is on the disk
     with pytest.raises(InputError, match="larger than 1 MiB"):
         read_bytes(tmp_path / "large", max_bytes=2**20)
+
+
+def test_a_process_without_utf8_says_how_to_have_it(tmp_path: Path) -> None:
+    """A name that settings give in letters; one that the system gives is read as the bytes it is."""
+    (tmp_path / "\u00fc.json").write_text("{}")
+    program = (
+        "import sys; from distillation.errors import InputError; from distillation.reading import read_json\n"
+        "print(read_json(sys.argv[1]))\n"
+        "try: read_json(sys.argv[2] + '/\\u00fc.json')\n"
+        "except InputError as error: print(ascii(str(error)))"
+    )
+    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "\u00fc.json"), str(tmp_path)],
+        env=environment, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    first, second = done.stdout.splitlines()
+    assert first == "{}"
+    assert "set PYTHONUTF8=1" in second
 
 
 def test_a_name_with_a_nul_is_one_line() -> None:

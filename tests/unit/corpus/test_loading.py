@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 from pathlib import Path
 
@@ -234,3 +235,14 @@ def test_damage_is_noticed(tmp_path):
         read_corpus(tmp_path / "corpus")
     with pytest.raises(CorpusError, match="cannot be read"):
         read_corpus(tmp_path / "nowhere")
+
+
+def test_a_folder_whose_name_is_no_text_keeps_a_corpus(tmp_path):
+    """So every name with an accent looks where the locale is C: Arrow itself would refuse it."""
+    corpus = load_corpus(_settings(_write(tmp_path / "a.jsonl", _texts(60))), {})
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9"))
+    save_corpus(corpus, folder)
+    assert read_corpus(folder).train["text"] == corpus.train["text"]
+    (folder / "train.parquet").write_bytes(b"PAR1")
+    with pytest.raises(CorpusError, match=r"caf\\xe9 cannot be read \(train\.parquet: .*; remove it"):
+        read_corpus(folder)

@@ -314,10 +314,15 @@ def load_pair(models: ModelSettings) -> tuple[dict[Role, PreTrainedTokenizerFast
     """
     references: dict[Role, ModelReference] = {"teacher": models.teacher, "student": models.student}
     tokenizers = {role: load_tokenizer(reference, role) for role, reference in references.items()}
-    rows = {
+    return tokenizers, rows_of_pair(models)
+
+
+def rows_of_pair(models: ModelSettings) -> dict[str, int]:
+    """Return the rows of both output layers as `build_aligner` and `PairEncoder` take them."""
+    references: dict[Role, ModelReference] = {"teacher": models.teacher, "student": models.student}
+    return {
         f"num_{role}_rows": configured_output_rows(reference, role) for role, reference in references.items()
     }
-    return tokenizers, rows
 
 
 def configured_output_rows(reference: ModelReference, role: Role) -> int:

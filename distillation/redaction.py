@@ -107,9 +107,11 @@ def _without_secrets_of_environment(text: str) -> str:
 
 def _secrets_of_environment() -> list[tuple[str, str]]:
     """Return names and secret values, longest value first, so that none is struck out in part."""
+    # Other threads (MLflow's) set and remove variables meanwhile: `items` would stumble over one that is gone.
+    environment = ((name, os.environ.get(name, "")) for name in list(os.environ))
     found = [
         (name, value)
-        for name, value in os.environ.items()
+        for name, value in environment
         if _SECRET_NAME.search(name) and len(value) >= _MIN_LENGTH and not value.startswith(("/", "~"))
     ]
     return sorted(found, key=lambda pair: len(pair[1]), reverse=True)

@@ -96,12 +96,17 @@ def audit_tokenizers(
             lost then. None aligns whole texts.
 
     Raises:
-        AlignmentError: a tokenizer's tokens cannot be turned into bytes, or it has more of them than the
-            output layer has rows.
+        AlignmentError: a tokenizer's tokens cannot be turned into bytes, or the output layer lacks rows of
+            them.
     """
-    encoder = PairEncoder(teacher_tokenizer, student_tokenizer)
+    encoder = PairEncoder(
+        teacher_tokenizer,
+        student_tokenizer,
+        num_teacher_rows=num_teacher_rows,
+        num_student_rows=num_student_rows,
+    )
     teacher, student = encoder.teacher_bytes, encoder.student_bytes
-    identical = same_tokenizer(teacher_tokenizer, student_tokenizer)
+    identical = len(teacher.table) == len(student.table) and same_tokenizer(*encoder.tokenizers)
     rows = (num_teacher_rows or len(teacher.table), num_student_rows or len(student.table))
     vocabularies = Vocabularies(teacher, student, *encoder.tokenizers, *rows, identical)
     shared = teacher.canonical_ids.keys() & student.canonical_ids.keys()

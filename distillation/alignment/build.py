@@ -68,8 +68,8 @@ def build_aligner(
         cache_dir: folder in which built aligners are kept and looked for; None keeps none.
 
     Raises:
-        AlignmentError: unknown strategy, a tokenizer without known bytes, or an output layer with fewer rows
-            than its tokenizer has tokens.
+        AlignmentError: unknown strategy, a tokenizer without known bytes, or an output layer that lacks
+            rows of its tokens.
     """
     if strategy not in ALIGNERS:
         raise AlignmentError(f"alignment.strategy = {strategy!r}: use one of {', '.join(ALIGNERS)}")

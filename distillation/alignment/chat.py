@@ -157,6 +157,8 @@ class _Side:
 
     def _read(self, conversation: Sequence[Message], rendered: RenderedChat, encoding: Any) -> _Reading | str:
         ids = np.asarray(encoding.ids, dtype=np.int64)
+        if ids.max(initial=-1) >= len(self.tokens.table):
+            return "the template writes a token that the model has no row for"
         byte_of = _byte_places(rendered.text)
         content = rendered.text.encode("utf-8")
         specials = np.flatnonzero(self.tokens.lengths[ids] == 0)

@@ -61,7 +61,7 @@ class Tally:
         self, encoder: PairEncoder, tables: VocabularyTables, window_length: int | None = None
     ) -> None:
         self.encoder = encoder
-        self._student = PlainText(encoder.tokenizers[1])
+        self._student = PlainText(encoder.tokenizers[1], len(encoder.student_bytes.table))
         self.tables = tables
         self.max_tokens = None if window_length is None else window_length - 1
         self.counts: defaultdict[str, np.ndarray] = defaultdict(

@@ -72,17 +72,26 @@ class PairEncoder:
     Args:
         teacher_tokenizer: fast tokenizer of transformers, or a `tokenizers.Tokenizer`.
         student_tokenizer: likewise.
+        num_teacher_rows: rows of the teacher's model; added tokens beyond them are not used. None: any.
+        num_student_rows: likewise.
 
     Raises:
-        AlignmentError: a tokenizer's tokens cannot be turned into bytes.
+        AlignmentError: a tokenizer's tokens cannot be turned into bytes, or a model lacks rows of them.
     """
 
-    def __init__(self, teacher_tokenizer: Any, student_tokenizer: Any) -> None:
+    def __init__(
+        self,
+        teacher_tokenizer: Any,
+        student_tokenizer: Any,
+        *,
+        num_teacher_rows: int | None = None,
+        num_student_rows: int | None = None,
+    ) -> None:
         self.tokenizers = (teacher_tokenizer, student_tokenizer)
-        self.teacher_bytes = tokens_as_bytes(teacher_tokenizer)
-        self.student_bytes = tokens_as_bytes(student_tokenizer)
-        self._teacher = PlainText(teacher_tokenizer)
-        self._student = PlainText(student_tokenizer)
+        self.teacher_bytes = tokens_as_bytes(teacher_tokenizer).in_rows(num_teacher_rows, "teacher")
+        self.student_bytes = tokens_as_bytes(student_tokenizer).in_rows(num_student_rows, "student")
+        self._teacher = PlainText(teacher_tokenizer, num_teacher_rows)
+        self._student = PlainText(student_tokenizer, num_student_rows)
         self._normalisers = [
             normalise
             for side, tokens in ((self._teacher, self.teacher_bytes), (self._student, self.student_bytes))

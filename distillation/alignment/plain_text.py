@@ -26,10 +26,11 @@ class PlainText:
 
     Args:
         tokenizer: fast tokenizer of transformers, or a `tokenizers.Tokenizer`.
+        num_rows: rows of the model; added tokens beyond them are not looked for either.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        strings = special_strings(tokenizer)
+    def __init__(self, tokenizer: Any, num_rows: int | None = None) -> None:
+        strings = strings_to_spell(tokenizer, num_rows)
         self.backend = _plain_copy(backend_of(tokenizer).to_str(), tuple(strings.items()))
         """Read it, never change it: several readers share one copy."""
 
@@ -45,7 +46,7 @@ class PlainText:
 
 @functools.lru_cache(maxsize=4)
 def _plain_copy(content: str, special: tuple[tuple[str, int], ...]) -> Any:
-    """Return the tokenizer of this JSON, for which the texts of `special` are text."""
+    """Return the tokenizer of this JSON, for which the texts of `special` are text like any other."""
     from tokenizers import Tokenizer
 
     backend = _unchanging(Tokenizer.from_str(content))
@@ -90,6 +91,15 @@ def special_strings(tokenizer: Any) -> dict[str, int]:
     backend = backend_of(tokenizer)
     texts = {index: backend.id_to_token(index) for index in sorted(special_ids(tokenizer))}
     return {text: index for index, text in texts.items() if text}
+
+
+def strings_to_spell(tokenizer: Any, num_rows: int | None = None) -> dict[str, int]:
+    """Return the text -> id of each token that plain text does not hold: special ones, those beyond rows."""
+    strings = special_strings(tokenizer)
+    if num_rows is not None:
+        added = backend_of(tokenizer).get_added_tokens_decoder()
+        strings |= {token.content: index for index, token in added.items() if index >= num_rows}
+    return strings
 
 
 def hidden_name(text: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from distillation.alignment.pairs import puts_space_in_front
-from distillation.alignment.plain_text import PlainText, special_strings, unchanging_backend
+from distillation.alignment.plain_text import PlainText, strings_to_spell, unchanging_backend
 from distillation.alignment.tables import SortedTokens
 from distillation.alignment.token_bytes import TokenBytes, components
 
@@ -51,7 +51,7 @@ def reencode(tokens: SortedTokens, other: TokenBytes, other_tokenizer: Any) -> R
         other: the other tokenizer's tokens as bytes.
         other_tokenizer: the tokenizer itself.
     """
-    reader = PlainText(other_tokenizer)
+    reader = PlainText(other_tokenizer, len(other.table))
     has_space_in_front = puts_space_in_front(reader, other)
     content = tokens.buffer.tobytes()
     ends = tokens.starts + tokens.lengths
@@ -67,7 +67,7 @@ def reencode(tokens: SortedTokens, other: TokenBytes, other_tokenizer: Any) -> R
         except UnicodeDecodeError:
             continue
         ranks.append(rank)
-    pieces, counts = _encode_apart(other_tokenizer, reader, other.family, texts)
+    pieces, counts = _encode_apart(other_tokenizer, reader, other, texts)
     counts_all = np.zeros(len(tokens.ids), dtype=np.int64)
     counts_all[ranks] = counts
     is_exact = _give_back(tokens, other, pieces, counts_all)
@@ -77,14 +77,15 @@ def reencode(tokens: SortedTokens, other: TokenBytes, other_tokenizer: Any) -> R
 
 
 def _encode_apart(
-    tokenizer: Any, reader: PlainText, family: str, texts: Sequence[str]
+    tokenizer: Any, reader: PlainText, other: TokenBytes, texts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return all pieces end to end (int32) and how many each text has (int64)."""
     backend = unchanging_backend(tokenizer)
-    separator = _separator(backend, family)
+    separator = _separator(backend, other.family)
+    strings = strings_to_spell(tokenizer, len(other.table))
     content = "\0".join(texts)
     # Beside the separator every special token is looked for: a text that spells one has to go alone.
-    if separator is not None and not any(string in content for string in special_strings(tokenizer)):
+    if separator is not None and not any(string in content for string in strings):
         joined = [
             separator.join([*texts[begin : begin + TOKENS_A_TEXT], ""])
             for begin in range(0, len(texts), TOKENS_A_TEXT)

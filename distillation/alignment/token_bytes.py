@@ -21,7 +21,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -82,6 +82,39 @@ class TokenBytes:
         content.update(self.lengths.astype("<i4").tobytes() + b"".join(filter(None, self.table)))
         content.update(json.dumps([self.special_strings, self.special_roles], sort_keys=True).encode())
         return content.hexdigest()[:16]
+
+    def in_rows(self, num_rows: int | None, role: str) -> TokenBytes:
+        """Return the tokens that a model of `num_rows` rows can read and write; None stands for any number.
+
+        Tokens may have been added to a tokenizer and not to the model: Gemma 3's image token, a padding token
+        of Llama 2. No text needs those. `role` is for the message.
+
+        Raises:
+            AlignmentError: the model lacks rows of ordinary tokens.
+        """
+        if num_rows is None or num_rows >= len(self.table):
+            return self
+        if any(
+            self.table[index] and index not in self.added_ids for index in range(num_rows, len(self.table))
+        ):
+            raise AlignmentError(
+                f"{role}: the output layer has {num_rows} rows but the tokenizer {len(self.table)} tokens; "
+                "give the tokenizer that belongs to the model, or resize the model's embeddings"
+            )
+
+        def known(ids: Iterable[int]) -> frozenset[int]:
+            return frozenset(index for index in ids if index < num_rows)
+
+        return TokenBytes(
+            table=self.table[:num_rows],
+            special_ids=known(self.special_ids),
+            family=self.family,
+            lengths=self.lengths[:num_rows],
+            byte_fallback_ids=known(self.byte_fallback_ids),
+            added_ids=known(self.added_ids),
+            special_strings={text: index for text, index in self.special_strings.items() if index < num_rows},
+            special_roles={role: index for role, index in self.special_roles.items() if index < num_rows},
+        )
 
     def join(self, ids: np.ndarray | list[int]) -> bytes:
         """Concatenate the bytes of `ids`.

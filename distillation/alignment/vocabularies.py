@@ -8,7 +8,6 @@ from typing import Any
 
 from distillation.alignment.tables import SortedTokens, ordinary_tokens, sort_tokens
 from distillation.alignment.token_bytes import TokenBytes, same_tokenizer, tokens_as_bytes
-from distillation.errors import AlignmentError
 
 ROLES = ("eos", "bos", "pad", "unk")
 """In order of precedence, for a special token that has several."""
@@ -16,11 +15,7 @@ ROLES = ("eos", "bos", "pad", "unk")
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """The tokens of teacher and student as bytes, and the sizes of both output layers.
-
-    Raises:
-        AlignmentError: an output layer has fewer rows than its tokenizer has tokens.
-    """
+    """The tokens of teacher and student as bytes, `in_rows` of both output layers, and their sizes."""
 
     teacher: TokenBytes
     student: TokenBytes
@@ -32,10 +27,6 @@ class Vocabularies:
     """V."""
     identical: bool
     """Both tokenizers are the same: row i stands for row i."""
-
-    def __post_init__(self) -> None:
-        _check_rows("teacher", self.teacher, self.num_teacher_rows)
-        _check_rows("student", self.student, self.num_student_rows)
 
     @functools.cached_property
     def sorted_teacher(self) -> SortedTokens:
@@ -54,17 +45,19 @@ def pair_vocabularies(
     """Return both vocabularies.
 
     Raises:
-        AlignmentError: a tokenizer without known bytes, or an output layer with fewer rows than its tokenizer
-            has tokens.
+        AlignmentError: a tokenizer without known bytes, or an output layer that lacks rows of its tokens.
     """
+    teacher = tokens_as_bytes(teacher_tokenizer).in_rows(num_teacher_rows, "teacher")
+    student = tokens_as_bytes(student_tokenizer).in_rows(num_student_rows, "student")
     return Vocabularies(
-        tokens_as_bytes(teacher_tokenizer),
-        tokens_as_bytes(student_tokenizer),
+        teacher,
+        student,
         teacher_tokenizer,
         student_tokenizer,
         num_teacher_rows,
         num_student_rows,
-        identical=same_tokenizer(teacher_tokenizer, student_tokenizer),
+        identical=len(teacher.table) == len(student.table)
+        and same_tokenizer(teacher_tokenizer, student_tokenizer),
     )
 
 
@@ -81,11 +74,3 @@ def map_specials(teacher: TokenBytes, student: TokenBytes, *, by_role: bool = Tr
             if index is not None and index not in mapping and role in student.special_roles:
                 mapping[index] = student.special_roles[role]
     return mapping
-
-
-def _check_rows(role: str, tokens: TokenBytes, num_rows: int) -> None:
-    if num_rows < len(tokens.table):
-        raise AlignmentError(
-            f"{role}: the output layer has {num_rows} rows but the tokenizer {len(tokens.table)} tokens; "
-            "give the tokenizer that belongs to the model, or resize the model's embeddings"
-        )

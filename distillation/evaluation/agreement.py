@@ -90,16 +90,12 @@ def measure_agreement(
         raise AlignmentError(
             "a tokenizer has no start token: the models cannot be compared position by position"
         )
-    encoded = PairEncoder(teacher_tokenizer, student_tokenizer).encode(_first_bytes(texts, max_bytes))
-    windows = [window for pair in encoded if pair is not None for window in cut_pair(pair, max_length - 1)]
     readers = (LogitsReader(teacher), LogitsReader(student))
-    aligner = build_aligner(
-        "shared",
-        teacher_tokenizer,
-        student_tokenizer,
-        num_teacher_rows=readers[0].num_rows,
-        num_student_rows=readers[1].num_rows,
-    ).to(readers[1].device)
+    rows = {"num_teacher_rows": readers[0].num_rows, "num_student_rows": readers[1].num_rows}
+    encoder = PairEncoder(teacher_tokenizer, student_tokenizer, **rows)
+    encoded = encoder.encode(_first_bytes(texts, max_bytes))
+    windows = [window for pair in encoded if pair is not None for window in cut_pair(pair, max_length - 1)]
+    aligner = build_aligner("shared", teacher_tokenizer, student_tokenizer, **rows).to(readers[1].device)
     windows.sort(key=lambda window: -len(window.student.ids))
     tally = _Tally()
     with torch.inference_mode(), evaluating(teacher), evaluating(student):

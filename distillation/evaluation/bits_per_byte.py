@@ -28,7 +28,7 @@ import numpy as np
 
 from distillation.alignment.plain_text import PlainText
 from distillation.errors import CorpusError, SettingsError
-from distillation.evaluation.logits import LogitsReader, evaluating
+from distillation.evaluation.logits import LogitsReader, evaluating, num_input_rows
 from distillation.evaluation.reliability import ConfidenceTally, Reliability
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def bits_per_byte(
 
     _check_lengths(model, max_length, stride)
     start = start_token_id(tokenizer)
-    documents = encode_documents(tokenizer, texts, start)
+    documents = encode_documents(tokenizer, texts, start, num_input_rows(model))
     windows = [
         window
         for index, document in enumerate(documents)
@@ -155,9 +155,14 @@ class EncodedDocument:
     num_unknown: int
 
 
-def encode_documents(tokenizer: Any, texts: Sequence[str], start: int | None) -> list[EncodedDocument]:
-    """Return each text after the token `start`; special tokens' strings in it are spelt out."""
-    reader = PlainText(tokenizer)
+def encode_documents(
+    tokenizer: Any, texts: Sequence[str], start: int | None, num_rows: int | None = None
+) -> list[EncodedDocument]:
+    """Return each text after the token `start`; special tokens' strings in it are spelt out.
+
+    So are those of added tokens that a model of `num_rows` rows does not have.
+    """
+    reader = PlainText(tokenizer, num_rows)
     unknown = tokenizer.unk_token_id
     documents = []
     for begin in range(0, len(texts), ENCODING_BATCH):

@@ -27,7 +27,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
 from distillation.alignment.plain_text import PlainText
-from distillation.evaluation.logits import LogitsReader, evaluating
+from distillation.evaluation.logits import LogitsReader, evaluating, num_input_rows
 from distillation.models import start_token_id
 
 DEFAULT_LENGTH = 2048
@@ -61,8 +61,10 @@ class HarnessModel(HFLM):
         on_requests: Callable[[int, int], None] | None = None,
     ) -> None:
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_LENGTH
-        if tokenizer.pad_token_id is None:
+        padding = tokenizer.pad_token_id
+        if padding is None or padding >= num_input_rows(model):
             tokenizer = copy.deepcopy(tokenizer)  # the library gives it a padding token
+            tokenizer.pad_token = None
         was_training = model.training
         super().__init__(
             pretrained=model,
@@ -74,7 +76,7 @@ class HarnessModel(HFLM):
         )
         model.train(was_training)
         self._reader = LogitsReader(model)
-        self._reader_of_text = PlainText(tokenizer)
+        self._reader_of_text = PlainText(tokenizer, num_input_rows(model))
         self._tokens_per_batch = tokens_per_batch
         self._on_requests = on_requests
 

@@ -128,6 +128,11 @@ class LogitsReader:
         return logits.shape == own.shape and torch.allclose(logits.float(), own.float(), rtol=1e-3, atol=1e-3)
 
 
+def num_input_rows(model: Any) -> int:
+    """Return the rows of the table that `model` reads tokens with."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
     """Put `model` into evaluation mode, and back afterwards: a trainer may be in the middle of an epoch."""

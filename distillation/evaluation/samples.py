@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from distillation.alignment.plain_text import PlainText
-from distillation.evaluation.logits import evaluating
+from distillation.evaluation.logits import evaluating, num_input_rows
 
 
 class Sample(BaseModel):
@@ -57,7 +57,7 @@ def continue_prompts(
 def _prompt_ids(model: Any, tokenizer: Any, prompt: str, num_new_tokens: int) -> list[int]:
     from distillation.models import start_token_id
 
-    [ids] = PlainText(tokenizer).ids([prompt])
+    [ids] = PlainText(tokenizer, num_input_rows(model)).ids([prompt])
     start = start_token_id(tokenizer)
     prefix = [start] if start is not None else []
     limit = getattr(model.config, "max_position_embeddings", None)

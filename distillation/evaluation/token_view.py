@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict
 
 from distillation.evaluation.bits_per_byte import encode_documents, score_windows, split_into_windows
 from distillation.evaluation.groups import text_kind
-from distillation.evaluation.logits import LogitsReader, evaluating
+from distillation.evaluation.logits import LogitsReader, evaluating, num_input_rows
 
 PASSAGE_CHARACTERS = 1200
 """About one screen of a telephone."""
@@ -120,10 +120,10 @@ def read_passages(
 
     tokens = tokens_as_bytes(tokenizer)
     start = start_token_id(tokenizer)
-    reader = LogitsReader(model)
+    reader, num_rows = LogitsReader(model), num_input_rows(model)
     readings: list[PassageReading | None] = []
     with torch.inference_mode(), evaluating(model):
-        documents = encode_documents(tokenizer, [passage.text for passage in passages], start)
+        documents = encode_documents(tokenizer, [passage.text for passage in passages], start, num_rows)
         for passage, document in zip(passages, documents, strict=True):
             first_token = 0 if start is None else 1
             ends = _byte_ends(tokens, document.ids[first_token:], passage.text.encode("utf-8"))

@@ -37,9 +37,21 @@ LEAST_PROBABILITY = 1e-8
 LEAST_LOG_PROB = math.log(LEAST_PROBABILITY)
 
 
-def matched_tokens(teacher_tokenizer: Any, student_tokenizer: Any) -> Tensor:
-    """Return (2, m) int64: ids of the teacher and of the student whose vocabulary strings are equal."""
-    teacher, student = teacher_tokenizer.get_vocab(), student_tokenizer.get_vocab()
+def matched_tokens(
+    teacher_tokenizer: Any,
+    student_tokenizer: Any,
+    *,
+    num_teacher_rows: int | None = None,
+    num_student_rows: int | None = None,
+) -> Tensor:
+    """Return (2, m) int64: ids of the teacher and of the student whose vocabulary strings are equal.
+
+    Tokens that a model of so many rows lacks are left out.
+    """
+    teacher, student = (
+        {token: index for token, index in one.get_vocab().items() if num_rows is None or index < num_rows}
+        for one, num_rows in ((teacher_tokenizer, num_teacher_rows), (student_tokenizer, num_student_rows))
+    )
     pairs = sorted((index, student[token]) for token, index in teacher.items() if token in student)
     return torch.tensor(pairs, dtype=torch.int64).view(-1, 2).T.contiguous()
 

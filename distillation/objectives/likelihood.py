@@ -43,6 +43,7 @@ LARGEST_LOG_PROB = -1e-4
 
 def boundary_tokens(tokens: TokenBytes, num_rows: int) -> Tensor:
     """Return bool (num_rows,): the tokens that begin a new word: with white space, or special ones."""
+    tokens = tokens.in_rows(num_rows, "objective.terms.likelihood")
     starts_word = [token is not None and token[:1].isspace() for token in tokens.table]
     member = torch.zeros(num_rows, dtype=torch.bool)
     member[: len(starts_word)] = torch.tensor(starts_word)

@@ -169,6 +169,7 @@ def _check_tokenizer(
 
 def _check_rows(tokenizer: Any, num_output_rows: int, setting: str) -> list[str]:
     """Return a warning for added tokens beyond the output layer; ordinary ones there are an error."""
+    from distillation.models import start_token_id
     from distillation.probing.vocabulary import probe_vocabulary
 
     found = probe_vocabulary(tokenizer, num_output_rows)
@@ -178,8 +179,18 @@ def _check_rows(tokenizer: Any, num_output_rows: int, setting: str) -> list[str]
             f"ids beyond the {num_output_rows} rows of its output layer; put the tokenizer that this model "
             "was trained with into the directory"
         )
+    start = start_token_id(tokenizer)
+    if start is not None and start >= num_output_rows:
+        name = tokenizer.convert_ids_to_tokens(start)
+        raise ModelError(
+            f"{setting}: its start token {name!r} has id {start}, its output layer {num_output_rows} rows; "
+            "name another bos_token in tokenizer_config.json"
+        )
     if found.num_tokens_without_row:
-        return [f"{setting}: {found.num_tokens_without_row} added tokens have no row in the output layer"]
+        return [
+            f"{setting}: {found.num_tokens_without_row} added tokens have no row in the output layer and are "
+            "left out"
+        ]
     return []
 
 

@@ -119,7 +119,12 @@ class _Filling:
                 f"{REQUEST} {request}: its content is that of {name}; it was changed, or the folder renamed: "
                 "undo that, or prepare it again"
             )
-        windows = make_windows(PairEncoder(*self.tokenizers), corpus.train, settings.training.max_length)
+        encoder = PairEncoder(
+            *self.tokenizers,
+            num_teacher_rows=self.aligner.num_teacher_rows,
+            num_student_rows=self.aligner.num_student_rows,
+        )
+        windows = make_windows(encoder, corpus.train, settings.training.max_length)
         found = {window_key(pair): pair for pair in windows.pairs}
         # Windows that are alike in length for the teacher share a batch, and hence little padding; the key
         # makes the order unique.

@@ -110,7 +110,11 @@ def _tables(job: Job, tokenizers: tuple[Any, Any], aligner: Aligner, device: str
 
     tables = {}
     if job.objective.terms.gold > 0:
-        tables["matched"] = matched_tokens(*tokenizers)
+        tables["matched"] = matched_tokens(
+            *tokenizers,
+            num_teacher_rows=aligner.num_teacher_rows,
+            num_student_rows=aligner.num_student_rows,
+        )
     if job.objective.terms.likelihood > 0:
         rows = (aligner.num_teacher_rows, aligner.num_student_rows)
         for name, tokenizer, num_rows in zip(("boundary_U", "boundary_V"), tokenizers, rows, strict=True):

@@ -169,7 +169,7 @@ class TrainingRun:
 
         from distillation.alignment import PairEncoder
         from distillation.corpus import read_corpus
-        from distillation.models import load_model, load_tokenizer
+        from distillation.models import load_model, load_tokenizer, rows_of_pair
         from distillation.training.objective import load_objective
         from distillation.training.windows import make_windows
 
@@ -179,7 +179,7 @@ class TrainingRun:
         self.student_tokenizer = load_tokenizer(job.models.student, "student")
         self.teacher_tokenizer = load_tokenizer(job.models.teacher, "teacher")
         corpus = read_corpus(directory / "corpus")
-        encoder = PairEncoder(self.teacher_tokenizer, self.student_tokenizer)
+        encoder = PairEncoder(self.teacher_tokenizer, self.student_tokenizer, **rows_of_pair(job.models))
         self.windows: Windows = make_windows(encoder, corpus.train, job.training.max_length)
         if not len(self.windows):
             raise CorpusError(

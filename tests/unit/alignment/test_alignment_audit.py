@@ -7,8 +7,9 @@ import unicodedata
 from collections import Counter, defaultdict
 
 import pytest
+import torch
 from alignment_reference import END, SENTENCES, trained_byte_level, vocabulary_bytes
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from distillation.alignment import build_aligner
 from distillation.alignment.advice import ENOUGH_SHARED, MOSTLY_PAST
@@ -259,6 +260,44 @@ def test_too_few_output_rows_are_refused() -> None:
     tokenizer = trained_byte_level(300)
     with pytest.raises(AlignmentError, match="teacher: the output layer has 299 rows but the tokenizer 300"):
         audit_tokenizers(tokenizer, tokenizer, num_teacher_rows=299)
+
+
+@pytest.mark.parametrize("is_special", [True, False])
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_added_tokens_beyond_the_rows_are_as_if_they_were_not_there(role: str, is_special: bool) -> None:
+    """Gemma 3's image token, a padding token of Llama 2: added to the tokenizer and not to the model."""
+    plain, other = trained_byte_level(300), trained_byte_level(340)
+    extended = Tokenizer.from_str(plain.to_str())
+    tokens = [AddedToken("<image>", special=is_special), AddedToken("  ", special=is_special)]
+    (extended.add_special_tokens if is_special else extended.add_tokens)(tokens)
+    assert extended.get_vocab_size() == 302
+    texts = [*SENTENCES, "an <image>  and spaces"]
+    rows = {"num_teacher_rows": 300, "num_student_rows": 340}
+    if role == "student":
+        rows = {"num_teacher_rows": 340, "num_student_rows": 300}
+
+    def sides(one: Tokenizer) -> tuple[Tokenizer, Tokenizer]:
+        return (one, other) if role == "teacher" else (other, one)
+
+    audit = audit_tokenizers(*sides(extended), texts, **rows)
+    assert audit == audit_tokenizers(*sides(plain), texts, **rows)
+    assert corpus_of(audit).num_refused_texts == 0
+    for strategy in ("prefix", "shared", "projection", "truncate"):
+        found = build_aligner(strategy, *sides(extended), **rows).tables
+        expected = build_aligner(strategy, *sides(plain), **rows).tables
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    pairs = [PairEncoder(*sides(one), **rows).encode(texts) for one in (extended, plain)]
+    for one, reference in zip(*pairs, strict=True):
+        assert one.teacher.ids.tolist() == reference.teacher.ids.tolist()
+        assert one.student.ids.tolist() == reference.student.ids.tolist()
+
+
+def test_one_tokenizer_whose_added_token_only_one_model_has() -> None:
+    tokenizer = trained_byte_level(300)
+    tokenizer.add_special_tokens(["<image>"])
+    aligner = build_aligner("prefix", tokenizer, tokenizer, num_teacher_rows=301, num_student_rows=300)
+    assert aligner.tables["first_token"].tolist() == list(range(301))  # 300 is the residual
 
 
 def test_advice_differs_with_the_numbers() -> None:

@@ -278,3 +278,15 @@ def test_a_tokenizer_wider_than_needed_only_warns(tiny_teacher_dir, tiny_student
     tokenizer.save_pretrained(directory)
     (warning,) = check_pair(settings_for(tiny_teacher_dir, directory, tmp_path))
     assert "1 added tokens have no row" in warning
+
+
+def test_a_start_token_without_a_row_is_an_error(tiny_teacher_dir, tiny_student_dir, tmp_path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_student_dir)
+    tokenizer.add_special_tokens({"bos_token": "<begin>"})
+    directory = tmp_path / "wider"
+    LlamaForCausalLM(LlamaConfig.from_pretrained(tiny_student_dir)).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    with pytest.raises(ModelError, match=r"start token '<begin>' has id 400, its output layer 400 rows"):
+        check_pair(settings_for(tiny_teacher_dir, directory, tmp_path))

@@ -107,7 +107,7 @@ def _without_secrets_of_environment(text: str) -> str:
 
 def _secrets_of_environment() -> list[tuple[str, str]]:
     """Return names and secret values, longest value first, so that none is struck out in part."""
-    # Other threads (MLflow's) set and remove variables meanwhile: `items` would stumble over one that is gone.
+    # Other threads (MLflow has one) remove variables meanwhile: `items` would stumble over one that is gone.
     environment = ((name, os.environ.get(name, "")) for name in list(os.environ))
     found = [
         (name, value)

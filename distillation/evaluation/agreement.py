@@ -91,7 +91,7 @@ def measure_agreement(
             "a tokenizer has no start token: the models cannot be compared position by position"
         )
     readers = (LogitsReader(teacher), LogitsReader(student))
-    rows = {"num_teacher_rows": readers[0].num_rows, "num_student_rows": readers[1].num_rows}
+    rows: dict[str, Any] = {"num_teacher_rows": readers[0].num_rows, "num_student_rows": readers[1].num_rows}
     encoder = PairEncoder(teacher_tokenizer, student_tokenizer, **rows)
     encoded = encoder.encode(_first_bytes(texts, max_bytes))
     windows = [window for pair in encoded if pair is not None for window in cut_pair(pair, max_length - 1)]

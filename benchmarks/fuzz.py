@@ -2,9 +2,9 @@
 
     python -m benchmarks.fuzz [--only settings corpus ...] [--cases 10000] [--seed 0] [--keep outputs/fuzz]
 
-A worker takes case after case in a process of its own, with 1 GiB of memory beyond what its libraries take;
-one that says nothing for 20 s is killed, and one that dies is started anew. A case is made from its kind, the
-seed and its number alone. Those that end otherwise are kept: one folder each, with what was said of it.
+A worker takes case after case in a process of its own, where none may take more than 1 GiB of memory; one that
+says nothing for 20 s is killed, and one that dies is started anew. A case is made from its kind, the seed and
+its number alone. Those that end otherwise are kept: one folder each, with what was said of it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SECONDS = 20.0
 ROOM = 2**30
 """Bytes of memory that a case may take."""
+WARM = 8
+"""Sound inputs that a worker reads first."""
 MOST_KEPT = 5
 """Cases that are kept of each fault."""
 
@@ -251,9 +253,13 @@ class Kind:
     def __init__(self, base: Path) -> None:
         self.base = base
 
-    def make(self, folder: Path, chance: random.Random) -> None:
-        """Write the case."""
+    def copy(self, folder: Path, chance: random.Random) -> Path:
+        """Write a sound input and return the file of it that a case changes."""
         raise NotImplementedError
+
+    def change(self, path: Path, chance: random.Random) -> None:
+        """Change the file."""
+        mutate_file(path, chance)
 
     def read(self, folder: Path) -> None:
         """Read the case; a refusal is a `DistillationError`."""
@@ -261,22 +267,25 @@ class Kind:
 
 
 class SettingsKind(Kind):
-    """Files of the three pipelines: as data and as text."""
+    """Files of the three pipelines, as data and as text, and an override."""
 
-    def make(self, folder: Path, chance: random.Random) -> None:
-        """Write the case."""
+    def copy(self, folder: Path, chance: random.Random) -> Path:
+        """Write a sound file."""
+        source = chance.choice(sorted((REPOSITORY / "configs").glob("*.yaml")))
+        (folder / "override.txt").write_bytes(self._override(chance).encode("utf-8", "surrogatepass"))
+        return Path(shutil.copyfile(source, folder / "settings.yaml"))
+
+    def change(self, path: Path, chance: random.Random) -> None:
+        """Change data or text."""
         import yaml
 
-        path = chance.choice(sorted((REPOSITORY / "configs").glob("*.yaml")))
         content = path.read_bytes()
         if chance.random() < 0.8:
             data = mutate_data(yaml.safe_load(content), chance)
-            with contextlib.suppress(yaml.YAMLError, RecursionError):
-                content = yaml.safe_dump(data, allow_unicode=True).encode("utf-8", "surrogatepass")
+            content = yaml.safe_dump(data, allow_unicode=True).encode("utf-8", "surrogatepass")
         else:
             content = mutate_bytes(content, chance)
-        (folder / "settings.yaml").write_bytes(content)
-        (folder / "override.txt").write_text(self._override(chance), encoding="utf-8", errors="surrogatepass")
+        path.write_bytes(content)
 
     def _override(self, chance: random.Random) -> str:
         name = chance.choice(
@@ -307,18 +316,20 @@ class SettingsKind(Kind):
 class CorpusKind(Kind):
     """Text, JSON lines, Parquet, conversations, some of them in a folder."""
 
-    def make(self, folder: Path, chance: random.Random) -> None:
-        """Write the case."""
+    def copy(self, folder: Path, chance: random.Random) -> Path:
+        """Write a sound file."""
         source = chance.choice(sorted((self.base / "corpora").iterdir()))
-        shutil.copyfile(source, folder / source.name)
-        path = folder / source.name
-        if path.suffix == ".jsonl" and chance.random() < 0.7:
-            lines = path.read_text().splitlines()
-            place = chance.randrange(len(lines))
-            lines[place] = json.dumps(mutate_data(json.loads(lines[place]), chance))
-            path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
-        else:
+        return Path(shutil.copyfile(source, folder / source.name))
+
+    def change(self, path: Path, chance: random.Random) -> None:
+        """Change a line or bytes."""
+        if path.suffix != ".jsonl" or chance.random() < 0.3:
             path.write_bytes(mutate_bytes(path.read_bytes(), chance))
+            return
+        lines = path.read_text().splitlines()
+        place = chance.randrange(len(lines))
+        lines[place] = json.dumps(mutate_data(json.loads(lines[place]), chance))
+        path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
 
     def read(self, folder: Path) -> None:
         """Read the case."""
@@ -337,11 +348,10 @@ class ModelKind(Kind):
 
     files: tuple[str, ...] = ()
 
-    def make(self, folder: Path, chance: random.Random) -> None:
-        """Write the case."""
+    def copy(self, folder: Path, chance: random.Random) -> Path:
+        """Write a sound model."""
         shutil.copytree(self.base / "student", folder / "model")
-        name = chance.choice([name for name in self.files if (folder / "model" / name).exists()])
-        mutate_file(folder / "model" / name, chance)
+        return folder / "model" / chance.choice(self.files)
 
     def read(self, folder: Path) -> None:
         """Read the case."""
@@ -396,15 +406,11 @@ class HeaderKind(ModelKind):
 class JobKind(Kind):
     """A job on its way or a finished one, one of whose files is changed: the same student, or a line."""
 
-    def make(self, folder: Path, chance: random.Random) -> None:
-        """Write the case."""
-        source = self.base / ("half" if chance.random() < 0.2 else "finished")
-        job = next(source.iterdir())
+    def copy(self, folder: Path, chance: random.Random) -> Path:
+        """Write a sound job."""
+        job = next((self.base / ("half" if chance.random() < 0.2 else "finished")).iterdir())
         shutil.copytree(job, folder / job.name)
-        files = [
-            path for path in sorted((folder / job.name).rglob("*")) if path.is_file() and path.stat().st_size
-        ]
-        mutate_file(chance.choice([path for path in files if not path.name.startswith(".")]), chance)
+        return chance.choice(files_of(folder))
 
     def read(self, folder: Path) -> None:
         """Read the case."""
@@ -420,14 +426,10 @@ class JobKind(Kind):
 class CacheKind(Kind):
     """A teacher cache, one of whose files is changed."""
 
-    def make(self, folder: Path, chance: random.Random) -> None:
-        """Write the case."""
+    def copy(self, folder: Path, chance: random.Random) -> Path:
+        """Write a sound cache."""
         shutil.copytree(self.base / "cache", folder / "cache")
-        files = [
-            path for path in sorted((folder / "cache").rglob("*")) if path.is_file() and path.stat().st_size
-        ]
-        files = [path for path in files if "requests" not in path.parts and path.name != "locks"]
-        mutate_file(chance.choice(files), chance)
+        return chance.choice([path for path in files_of(folder) if "requests" not in path.parts])
 
     def read(self, folder: Path) -> None:
         """Read the case."""
@@ -439,6 +441,12 @@ class CacheKind(Kind):
         reader.check()
         for key in reader.places:
             reader.read(key)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return the files below a folder that are read back."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
+    return [path for path in found if not path.name.startswith(".") and path.name != "locks"]
 
 
 KINDS: dict[str, type[Kind]] = {
@@ -459,7 +467,7 @@ def make_bases(base: Path, kinds: Sequence[str]) -> None:
     """Make the sound inputs that cases are mutated from: small random models of the embedded pair's kind."""
     _make_models(base)
     if "corpus" in kinds:
-        _make_corpora(base / "corpora")
+        make_corpora(base / "corpora")
     if {"job", "cache"} & set(kinds):
         _make_job_and_cache(base)
 
@@ -485,7 +493,8 @@ def _make_models(base: Path) -> None:
         AutoTokenizer.from_pretrained(source).save_pretrained(base / role)
 
 
-def _make_corpora(folder: Path) -> None:
+def make_corpora(folder: Path) -> None:
+    """Write sound corpora of every form."""
     import itertools
 
     import pyarrow as pa
@@ -560,19 +569,21 @@ def work(kind: str, base: Path, scratch: Path, seed: int) -> int:
     os.dup2(nothing, 1)  # libraries write there what they like
     os.dup2(nothing, 2)
     reader = KINDS[kind](base)
-    is_limited = False
+    for number in range(WARM):  # sound inputs, so that what is loaded once counts for no case
+        folder, chance = new_folder(scratch, "warm"), chance_of(kind, seed, number)
+        reader.copy(folder, chance)
+        with contextlib.suppress(DistillationError):
+            reader.read(folder)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 2 * ROOM, taken + 2 * ROOM))  # the net below the measure
     for line in sys.stdin:
         number = int(line)
-        folder = scratch / str(number)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder, chance = new_folder(scratch, str(number)), chance_of(kind, seed, number)
         sys.setrecursionlimit(20_000)  # to write what is nested deeper than a reader may go
-        reader.make(folder, chance_of(kind, seed, number))
+        path = reader.copy(folder, chance)
+        reader.change(path, chance)
         sys.setrecursionlimit(1000)
-        if not is_limited:
-            is_limited = True
-            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM, taken + ROOM))
+        before = memory_of_this_process(restart=True)
         begin, verdict, said = time.monotonic(), "accepted", ""
         try:
             reader.read(folder)
@@ -584,11 +595,32 @@ def work(kind: str, base: Path, scratch: Path, seed: int) -> int:
             raise
         except BaseException as error:  # a panic of Rust is no Exception
             verdict, said = "fault", describe(error)
+        taken = memory_of_this_process() - before
+        if taken > ROOM:
+            verdict, said = "fault", f"memory: over 1 GiB\n{taken / 2**30:.1f} GiB, then: {said}"
+        if verdict == "fault":
+            said += f"\nchanged: {path.relative_to(folder)}"
         answers.write(
             json.dumps({"verdict": verdict, "said": said, "seconds": time.monotonic() - begin}) + "\n"
         )
         answers.flush()
     return 0
+
+
+def new_folder(scratch: Path, name: str) -> Path:
+    """Return an empty folder."""
+    folder = scratch / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def memory_of_this_process(*, restart: bool = False) -> int:
+    """Return the peak of the memory in use; with `restart`, let the peak begin anew from what is in use."""
+    if restart:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def describe(error: BaseException) -> str:
@@ -597,7 +629,8 @@ def describe(error: BaseException) -> str:
         frame for frame in traceback.extract_tb(error.__traceback__) if "/distillation/" in frame.filename
     ]
     where = f"{Path(frames[-1].filename).name}:{frames[-1].name}" if frames else "?"
-    return f"{type(error).__name__} in {where}\n{' '.join(str(error).split())[:300]}"
+    about = f": {error}" if isinstance(error, AssertionError) else ""
+    return f"{type(error).__name__} in {where}{about}\n{' '.join(str(error).split())[:300]}"
 
 
 # ---------------------------------------------------------------------------------------- the watch
@@ -633,6 +666,7 @@ class Worker:
                 "TOKENIZERS_PARALLELISM": "false",
                 "HF_HUB_OFFLINE": "1",
                 "MALLOC_ARENA_MAX": "2",
+                "ARROW_DEFAULT_MEMORY_POOL": "system",
             }
             self.process = subprocess.Popen(
                 self.command, cwd=REPOSITORY, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -648,11 +682,8 @@ class Worker:
         if line:
             answer = json.loads(line)
             if answer["seconds"] > SECONDS:
-                return (
-                    "fault",
-                    f"took {answer['seconds']:.0f} s, then: {answer['said'][:100]}",
-                    answer["seconds"],
-                )
+                said = f"time: over {SECONDS:.0f} s\n{answer['seconds']:.0f} s, then: {answer['said'][:200]}"
+                return "fault", said, answer["seconds"]
             return answer["verdict"], answer["said"], answer["seconds"]
         if ready:  # it is about to be gone, by a signal or an exit of its own
             with contextlib.suppress(subprocess.TimeoutExpired):

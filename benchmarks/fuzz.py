@@ -2,9 +2,9 @@
 
     python -m benchmarks.fuzz [--only settings corpus ...] [--cases 10000] [--seed 0] [--keep outputs/fuzz]
 
-A worker takes case after case in a process of its own, where none may take more than 1 GiB of memory; one that
-says nothing for 20 s is killed, and one that dies is started anew. A case is made from its kind, the seed and
-its number alone. Those that end otherwise are kept: one folder each, with what was said of it.
+A worker takes case after case in a process of its own, where none may take more than 1 GiB of memory; one
+that says nothing for 20 s is killed, and one that dies is started anew. A case is made from its kind, the
+seed and its number alone. Those that end otherwise are kept: one folder each, with what was said of it.
 """
 
 from __future__ import annotations

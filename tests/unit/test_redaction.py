@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +101,18 @@ def test_settings_that_hold_themselves_are_refused() -> None:
     endless["tracking"] = [endless]
     with pytest.raises(SettingsError, match="nested more than 32 deep"):
         parse_settings(endless)
+
+
+@pytest.mark.parametrize("content", ["[" * 5000, "a: 2020-13-45", "a: [", "\xff".encode("latin-1"), b"\x00"])
+def test_a_file_of_settings_that_is_none_is_one_line(content: str | bytes, tmp_path: Path) -> None:
+    from pipelines.command import read_parameters
+
+    path = tmp_path / "settings.yaml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(SettingsError, match=r"^file .*settings\.yaml: "):
+        read_parameters(str(path))
+    with pytest.raises(SettingsError, match="is no regular file"):
+        read_parameters("/dev/zero")
 
 
 def test_no_message_of_ours_holds_a_secret_or_has_no_end() -> None:

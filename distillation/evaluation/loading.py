@@ -44,7 +44,10 @@ def decided(
     if decision is None:
         models = {"teacher": as_reference(teacher), "device": device}
         return decide_teacher(ModelSettings.model_validate(models))
-    decision.obey("evaluation", "set models.device to what this machine has, which trains the students anew")
+    decision.obey(
+        "evaluation",
+        "set models.device and models.teacher.dtype to what this machine has, which trains the students anew",
+    )
     return decision
 
 

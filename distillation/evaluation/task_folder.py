@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from distillation.config import EMBEDDED_TASKS, EvaluationSettings
-from distillation.errors import SettingsError, one_line
+from distillation.errors import InputError, SettingsError, one_line
+from distillation.reading import printable, read_text
 
+_MAX_BYTES = 2**20
 PACKAGED = ("json", "csv", "parquet", "text", "arrow")
 """Values of `dataset_path` that name a file format, not a dataset of the hub."""
 
@@ -106,7 +108,12 @@ def _check_files(folder: Path) -> None:
     from lm_eval.tasks._yaml_loader import load_yaml
 
     for file in sorted(folder.rglob("*.yaml")):
-        where = f"evaluation.task_dir: {file}"
+        where = f"evaluation.task_dir: {printable(file)}"
+        try:
+            read_text(file, max_bytes=_MAX_BYTES)  # the library would wait for a pipe, or read a device
+        except InputError as error:
+            reason = one_line(error).removeprefix(f"{printable(file)}: ")
+            raise SettingsError(f"{where}: no task of lm-eval ({reason}); mend or remove it") from None
         try:
             definition = load_yaml(file, resolve_func=False)
         except Exception as error:  # yaml's own errors, a missing file to include, a cycle, a wrong type

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 from pathlib import Path
@@ -161,6 +162,17 @@ def test_a_faulty_folder_is_one_line(folder, definition, words):
     with pytest.raises(SettingsError) as caught:
         check_tasks(settings(folder, "after"))
     assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("target", ["pipe", "/dev/zero", "odd.yaml", "/"])
+def test_what_is_no_file_does_not_hang(folder, target):
+    if target == "pipe":
+        os.mkfifo(folder / "odd.yaml")
+    else:
+        (folder / "odd.yaml").symlink_to(target)
+    with pytest.raises(SettingsError, match=r"odd\.yaml: no task of lm-eval \(") as caught:
+        check_tasks(EvaluationSettings(tasks=(), task_dir=str(folder)))
     assert "\n" not in str(caught.value)
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -118,33 +118,60 @@ def storing(path: str | Path, setting: str | None = None) -> Iterator[None]:
     except DistillationError:
         raise
     except Exception as error:
-        cause = _storage_cause(error, Path(path))
-        if cause is None:
+        refused = storage_error(error, {path: setting})
+        if refused is None:
             raise
-        place = cause.filename if isinstance(cause.filename, str) else str(path)
-        remedy = _STORAGE_ERRORS[cause.errno or errno.EIO]
-        named = f" ({setting})" if setting else ""
-        raise StorageError(f"{place}: cannot be written, {reason_of(cause)}; {remedy}{named}") from error
+        raise refused from error
 
 
-def _storage_cause(error: BaseException, path: Path) -> OSError | None:
+def storage_error(error: BaseException, places: Mapping[str | Path, str | None]) -> StorageError | None:
+    """Return the line for a full or read-only disk, or missing rights, behind `error`; None for all else.
+
+    Args:
+        error: of whatever library was writing.
+        places: files and folders that were being written, with the settings that chose them.
+    """
+    cause = _system_error(error)
+    named = cause.filename if cause is not None and isinstance(cause.filename, str) else None
+    if cause is None or named is None:
+        # torch, safetensors, pyarrow, sqlite have errors of their own; writing shows whether it is the disk.
+        for place in places:
+            refused = _refusal(Path(place))
+            if refused is not None:
+                cause, named = refused, str(place)
+                break
+    if cause is None:
+        return None
+    place = named or str(next(iter(places), "a file"))
+    setting = next((one for path, one in places.items() if _is_below(place, path)), None)
+    remedy = _STORAGE_ERRORS[cause.errno or errno.EIO]
+    chosen = f" ({setting})" if setting else ""
+    return StorageError(f"{place}: cannot be written, {reason_of(cause)}; {remedy}{chosen}")
+
+
+def _is_below(path: str, folder: str | Path) -> bool:
+    return Path(path).absolute().is_relative_to(Path(folder).absolute())
+
+
+def _system_error(error: BaseException) -> OSError | None:
     """Return the system's refusal behind `error`; None where it is something else."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _STORAGE_ERRORS:
             return seen
         seen = seen.__cause__ or seen.__context__
-    # torch, safetensors, pyarrow, sqlite have errors of their own; writing shows whether it is the disk.
-    return _refusal(path)
+    return None
 
 
 def _refusal(path: Path) -> OSError | None:
-    """Try to write beside `path`; return the system's refusal, if it refuses."""
+    """Try to write to `path` and beside it; return the system's refusal, if it refuses."""
     folder = path if path.is_dir() else path.parent
     while not folder.exists():
         folder = folder.parent
     probe = draft_of(folder / "space")
     try:
+        if path.is_file():
+            path.open("r+b").close()
         with probe.open("wb") as stream:
             stream.write(b"\0" * 2**16)
             stream.flush()

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 GRACE = 2.0
 """Seconds that the main thread has to close what is open."""
@@ -113,9 +113,7 @@ class _Watch:
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         # Also where it was ignored, as for a job in the background of a script: stop means stop.
         self._handlers = {one: signal.signal(one, self._handle) for one in _SIGNALS}
-        self._hook = sys.excepthook
         if ends_process:
-            sys.excepthook = self._show
             threading.Thread(target=self._guard, name="stopping", daemon=True).start()
         _watch = self
 
@@ -126,7 +124,6 @@ class _Watch:
         for one, handler in self._handlers.items():
             signal.signal(one, handler)
         signal.set_wakeup_fd(self._wakeup)
-        sys.excepthook = self._hook
         os.close(self._write)  # ends the thread, which closes the other end
         if not self.ends_process:
             os.close(self._read)
@@ -169,8 +166,9 @@ class _Watch:
             if self.ends_process:
                 logging.disable(logging.CRITICAL)
                 warnings.simplefilter("ignore")
-                sys.unraisablehook = lambda _: None
-                threading.excepthook = lambda _: None
+                sys.unraisablehook = threading.excepthook = _say_nothing
+                # Now, and not at the beginning: libraries put hooks of their own there as they are imported.
+                sys.excepthook = self._end_of_main
         finally:
             if is_mine:
                 self._asking.release()
@@ -187,17 +185,18 @@ class _Watch:
             again = [number for number in numbers if number in _SIGNALS]
             now = time.monotonic()
             if deadline is None and again:
-                self._ask(again[0])
                 asked, deadline = now, now + GRACE
+                time.sleep(_SAME_SIGNAL)  # the main thread, if it can, knows better what it is doing
+                self._ask(again[0])
             elif deadline is not None and (now >= deadline or (again and now > asked + _SAME_SIGNAL)):
                 self.end(is_late=True)
 
-    def _show(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        """Stand in for the traceback of what has ended the process."""
-        if self.number is None:
-            self._hook(kind, error, trace)
-        else:
-            self.end()
+    def _end_of_main(self, kind: object, error: object, trace: object) -> None:
+        self.end()
+
+
+def _say_nothing(about: object) -> None:
+    """Stand in for what would print a traceback."""
 
 
 _watch: _Watch | None = None

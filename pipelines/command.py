@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from distillation.errors import DistillationError, InputError, SettingsError, one_line
+from distillation.console import print_anything
+from distillation.errors import InputError, SettingsError, one_line
 from distillation.reading import read_text
+from distillation.stopping import stoppable
 
 if TYPE_CHECKING:
     from pipelines.guarded import GuardedPipeline
@@ -93,6 +95,8 @@ def run_command(
     """
     import click
 
+    from pipelines.guarded import one_line_errors
+
     name = pipeline.name.removesuffix("_pipeline")
     parser = argparse.ArgumentParser(prog=f"python -m pipelines.{name}", description=(pipeline.__doc__ or ""))
     parser.add_argument("-c", "--config", required=True, metavar="FILE", help="YAML file, see configs/")
@@ -102,26 +106,31 @@ def run_command(
     for option, action in (actions or {}).items():
         chosen.add_argument(f"--{option}", action="store_true", help=action.help)
     options = parser.parse_args(arguments)
+    print_anything()
     try:
-        content = read_parameters(options.config)
-        parameters = content.get("parameters") or {}
-        settings = merge_overrides(parameters.get("settings") or {}, options.overrides)
-        for option, action in (actions or {}).items():
-            if getattr(options, option):
-                with _active_stack(options.stack):
-                    action.do(settings)
-                return 0
-        merged = {**content, "parameters": {**parameters, "settings": settings}}
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / Path(options.config).name
-            path.write_text(yaml.safe_dump(merged, sort_keys=False, allow_unicode=True), encoding="utf-8")
-            with _active_stack(options.stack):
-                pipeline.with_options(config_path=str(path))()
-    except (DistillationError, click.ClickException) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else one_line(error)
-        print(f"Error: {message}", file=sys.stderr)
+        with stoppable(), one_line_errors():
+            _run(pipeline, options, actions or {})
+    except click.ClickException as error:
+        print(f"Error: {error.format_message()}", file=sys.stderr)
         return 1
     return 0
+
+
+def _run(pipeline: GuardedPipeline, options: argparse.Namespace, actions: Mapping[str, Action]) -> None:
+    content = read_parameters(options.config)
+    parameters = content.get("parameters") or {}
+    settings = merge_overrides(parameters.get("settings") or {}, options.overrides)
+    for option, action in actions.items():
+        if getattr(options, option):
+            with _active_stack(options.stack):
+                action.do(settings)
+            return
+    merged = {**content, "parameters": {**parameters, "settings": settings}}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / Path(options.config).name
+        path.write_text(yaml.safe_dump(merged, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        with _active_stack(options.stack):
+            pipeline.with_options(config_path=str(path))()
 
 
 @contextlib.contextmanager
@@ -136,7 +145,7 @@ def _active_stack(stack: str) -> Iterator[None]:
     root = Path(__file__).resolve().parents[1]
     source_utils.set_custom_source_root(str(root))
     if stack == STACK_NAME:
-        register_local_stack()
+        register_local_stack()  # opens ZenML's store, which may be new, under a lock
     elif not Client().list_stacks(name=stack, size=1).items:
         raise SettingsError(
             f"stack {stack!r}: unknown; list them with zenml stack list, or use -s {STACK_NAME}"

@@ -2,8 +2,9 @@
 
 `zenml pipeline run` and `python -m pipelines.NAME` both end in `Pipeline.__call__`, so this is the one place
 where a `DistillationError`, whether of the settings, of the preflight check or of a step, becomes a line on
-the terminal and exit code 1. Anything else is a fault of this software and keeps its traceback. It is also
-the one place that runs when every step came from the cache: the summary is printed from here.
+the terminal and exit code 1; so does a disk that takes nothing more. Ctrl-C and SIGTERM are one line as well.
+Anything else is a fault of this software and keeps its traceback. It is also the one place that runs when
+every step came from the cache: the summary is printed from here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,7 +22,12 @@ from zenml.enums import ExecutionMode
 from zenml.pipelines.pipeline_definition import Pipeline
 
 from distillation.config import Section
+from distillation.console import print_anything
 from distillation.errors import DistillationError, SettingsError, one_line
+from distillation.files import storage_error
+from distillation.stopping import Stopped, stoppable, working_on
+from pipelines.killed import close_killed_runs, marked_as_running
+from pipelines.places import places_of
 
 if TYPE_CHECKING:
     from zenml.models import PipelineRunResponse
@@ -29,11 +36,8 @@ Before = Callable[[Mapping[str, Any]], Section]
 After = Callable[["PipelineRunResponse", Any], None]
 Failed = Callable[["PipelineRunResponse | None", Any], None]
 
-_LOUD_LOGGERS = (
-    "zenml.orchestrators.local.local_orchestrator",
-    "zenml.orchestrators.step_launcher",
-    "zenml.orchestrators.step_runner",
-)
+_SIGNALS = "zenml.orchestrators.signal_handler"
+"""Says that a signal came; the line of a stop says it."""
 
 
 class ReportedError(click.ClickException):
@@ -62,6 +66,7 @@ class GuardedPipeline(Pipeline):
     def with_options(self, *args: Any, **kwargs: Any) -> Pipeline:
         """Return a copy with the options of a file; a file that cannot be used is one line."""
         path = kwargs.get("config_path")
+        print_anything()
         with one_line_errors():
             try:
                 return super().with_options(*args, **kwargs)
@@ -74,17 +79,31 @@ class GuardedPipeline(Pipeline):
                 ) from None
 
     def __call__(self, *args: Any, **kwargs: Any) -> PipelineRunResponse | None:
-        """Check, run, report.
+        """Check, close what an earlier process left when it was killed, run, report.
 
         Raises:
             ReportedError: a `DistillationError` anywhere on the way.
         """
-        with one_line_errors():
+        print_anything()
+        settings: Section | None = None
+        with stoppable(), one_line_errors(lambda: places_of(settings)):
             settings = self._before(self._raw_settings(*args, **kwargs))
-            run = super().__call__(*args, **kwargs)
+            close_killed_runs()
+            with working_on(_step_name):
+                run = self._run_under_a_name(*args, **kwargs)
             if run is not None:
                 self._after(run, settings)
             return run
+
+    def _run_under_a_name(self, *args: Any, **kwargs: Any) -> PipelineRunResponse | None:
+        """Run under a name that is known before; by it the next start finds the run of a killed process."""
+        arguments = self._run_args
+        with marked_as_running(self.name, arguments.get("config_path")) as name:
+            self._run_args = arguments | ({"run_name": name} if name is not None else {})
+            try:
+                return super().__call__(*args, **kwargs)
+            finally:
+                self._run_args = arguments
 
     def _raw_settings(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
         given = dict(zip(("settings",), args, strict=False)) | kwargs
@@ -120,26 +139,49 @@ def guarded_pipeline(
 
 
 @contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn a `DistillationError` into a `ReportedError`, and keep ZenML from logging it three times over.
+def one_line_errors(
+    places: Callable[[], Mapping[str | Path, str | None]] = places_of,
+) -> Iterator[None]:
+    """Turn what a user can mend into a `ReportedError`, and keep ZenML from logging it three times over.
+
+    Args:
+        places: what may have been written, asked when something fails.
 
     Raises:
-        ReportedError: in place of the error.
+        ReportedError: in place of a `DistillationError`, or of a disk's refusal.
     """
-    loggers = [logging.getLogger(name) for name in _LOUD_LOGGERS]
-    for logger in loggers:
-        logger.addFilter(_is_worth_logging)
+
+    def is_worth_logging(record: logging.LogRecord) -> bool:
+        """Refuse records about an error that is going to be shown as one line anyway."""
+        about: list[object] = [record.exc_info[1]] if isinstance(record.exc_info, tuple) else []
+        about += list(record.args) if isinstance(record.args, tuple) else []
+        errors = [item for item in about if isinstance(item, BaseException)]
+        return not any(is_expected(error) for error in errors) and record.name != _SIGNALS
+
+    def is_expected(error: BaseException) -> bool:
+        return isinstance(error, (DistillationError, Stopped)) or storage_error(error, places()) is not None
+
+    handlers = logging.getLogger().handlers
+    for handler in handlers:
+        handler.addFilter(is_worth_logging)
     try:
         yield
     except DistillationError as error:
         raise ReportedError(error) from error
+    except click.ClickException:
+        raise
+    except Exception as error:
+        refused = storage_error(error, places())
+        if refused is None:
+            raise
+        raise ReportedError(refused) from error
     finally:
-        for logger in loggers:
-            logger.removeFilter(_is_worth_logging)
+        for handler in handlers:
+            handler.removeFilter(is_worth_logging)
 
 
-def _is_worth_logging(record: logging.LogRecord) -> bool:
-    """Refuse records about an error that is going to be shown as one line anyway."""
-    about: list[object] = [record.exc_info[1]] if isinstance(record.exc_info, tuple) else []
-    about += list(record.args) if isinstance(record.args, tuple) else []
-    return not any(isinstance(item, DistillationError) for item in about)
+def _step_name() -> str:
+    """Return the step at work, for the line of a stop."""
+    from zenml import get_step_context
+
+    return get_step_context().step_run.name

@@ -17,6 +17,8 @@ from typing import Any
 
 from distillation.console import print_anything
 from distillation.errors import DistillationError, TrackingError, one_line
+from distillation.files import storing
+from distillation.locks import exclusive
 
 STACK_NAME = "local"
 TRACKER_NAME = "mlflow_local"
@@ -26,11 +28,24 @@ def register_local_stack(root: Path | None = None) -> bool:
     """Make sure that the stack exists; return whether it had to be registered.
 
     Raises:
+        StorageError: ZenML's folder cannot be written.
         TrackingError: a stack of this name has other components.
     """
     os.environ.setdefault("ZENML_ANALYTICS_OPT_IN", "false")
     if root is not None:
-        (root / ".zen").mkdir(exist_ok=True)
+        with storing(root / ".zen"):
+            (root / ".zen").mkdir(exist_ok=True)
+    from zenml.utils.io_utils import get_global_config_directory
+
+    # ZenML makes its configuration and its database without a lock, and two first starts break each other.
+    folder = Path(get_global_config_directory())
+    with storing(folder, "ZENML_CONFIG_PATH"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(folder, "ZenML's folder", wait=True):
+            return _register()
+
+
+def _register() -> bool:
     from zenml.client import Client
     from zenml.enums import StackComponentType
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from distillation.config import FOUND, ComparisonSettings
 from distillation.fingerprint import digest_of, digest_of_sources
 from steps.tags import comparable_tags, decision_tags, source_tags
+from tracking.killed import ZENML_TAG
 from tracking.lineage import dataset_records
 from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, ROLE_TAG
 from tracking.runs import RunSpec, flat_params
@@ -39,7 +40,7 @@ def comparison_run_spec(settings: ComparisonSettings, pipeline_run: str) -> RunS
             "teacher": settings.models.teacher.path,
             "student": settings.models.student.path,
             **source_tags(PIPELINE),
-            "zenml.run": pipeline_run,
+            ZENML_TAG: pipeline_run,
         },
         params=flat_params(settings),
     )

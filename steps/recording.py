@@ -20,8 +20,10 @@ from distillation.config import (
     parse_settings,
 )
 from distillation.errors import TrackingError, one_line
+from distillation.stopping import Stopped
 from steps.comparison_runs import comparison_run_spec
 from steps.tags import comparable_tags, decision_tags, source_tags
+from tracking.killed import ZENML_TAG, close_runs, go_on
 from tracking.lineage import DatasetRecord, dataset_records
 from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, REUSED_ROLE, ROLE_TAG
 from tracking.runs import Recorder, RunSpec, flat_params
@@ -49,7 +51,7 @@ def pipeline_run_spec() -> RunSpec:
             ROLE_TAG: PIPELINE_ROLE,
             **comparable_tags(settings),
             **source_tags(run.pipeline.name if run.pipeline else run.name),
-            "zenml.run": run.name,
+            ZENML_TAG: run.name,
         },
         params=flat_params(settings),
     )
@@ -94,7 +96,10 @@ def record_early(tracking: TrackingSettings, write: Callable[[Recorder, str], No
     """Let `write` record into the pipeline's run; an outage is a warning, as the last step records again."""
     try:
         recorder = Recorder(resolve_tracking_uri(tracking.uri), tracking.experiment)
-        write(recorder, recorder.open(pipeline_run_spec()))
+        run_id = recorder.open(pipeline_run_spec())
+        # A comparison that was stopped goes on in the run that it began.
+        go_on(recorder, run_id, get_step_context().pipeline_run.name)
+        write(recorder, run_id)
     except TrackingError as error:
         _LOG.warning("%s (recorded again by the last step)", one_line(error))
 
@@ -153,8 +158,10 @@ def close_reused_run(key: str, tracking: TrackingSettings) -> None:
 
 
 def close_failed_run(error: BaseException) -> None:
-    """Mark the pipeline's MLflow run as failed; the hook that ZenML calls when a step fails."""
+    """Mark the pipeline's MLflow run as failed or stopped; the hook that ZenML calls when a step fails."""
     run = get_step_context().pipeline_run
-    settings = settings_of(run)
-    if not isinstance(error, TrackingError):  # a server that is away cannot be told either
-        record_early(settings.tracking, lambda recorder, run_id: recorder.close(run_id, "FAILED"))
+    tracking = settings_of(run).tracking
+    if isinstance(error, Stopped):  # in a hurry: whatever has been opened
+        close_runs(Recorder(resolve_tracking_uri(tracking.uri), tracking.experiment), run.name)
+    elif not isinstance(error, TrackingError):  # a server that is away cannot be told either
+        record_early(tracking, lambda recorder, run_id: recorder.close(run_id, "FAILED"))

@@ -18,6 +18,7 @@ from distillation.comparison import Entry, StudentResult
 from distillation.comparison.search import Found
 from distillation.config import EvaluationSettings
 from distillation.errors import DistillationError, JobError, SearchError, one_line
+from distillation.stopping import working_on
 from distillation.teacher.cache import TeacherCache
 from steps.comparison_runs import student_forwarder
 from steps.console import hide_loading_bars
@@ -46,30 +47,33 @@ def train_variant(
     `fingerprint` stands for the user's own tasks.
     """
     hide_loading_bars(entry.settings.models)
-    print(_progress(entry))
+    number, progress = _progress(entry)
+    print(progress)
     try:
         if found is not None and found.failure is not None:
             raise SearchError(found.failure)
         entry = entry.with_found(found.changes if found else None)
-        return _train(corpus, aligner, cache, entry, evaluation, fingerprint)
-    except Exception as error:  # whatever it is, the other students are worth having
+        with working_on(f"student {number}"):
+            return _train(corpus, aligner, cache, entry, evaluation, fingerprint)
+    except Exception as error:  # whatever it is but a stop, the other students are worth having
         is_ours = isinstance(error, DistillationError)
         _LOG.error("%s failed: %s", entry.name, one_line(error), exc_info=None if is_ours else error)
         failure = one_line(error) if is_ours else f"{type(error).__name__}: {one_line(error)}"
         return StudentResult(variant=entry.variant, seed=entry.seed, kind=entry.kind, failure=failure)
 
 
-def _progress(entry: Entry) -> str:
+def _progress(entry: Entry) -> tuple[int, str]:
     """Return which student this is, and what those before it let expect of those to come."""
     from zenml.client import Client
 
     run = Client().get_pipeline_run(get_step_context().pipeline_run.id)
     ended = [step.end_time for name, step in run.steps.items() if name.startswith(PREFIX) and step.end_time]
-    place = f"Student {len(ended) + 1} of {entry.total}: {entry.name}"
+    number = len(ended) + 1
+    place = f"Student {number} of {entry.total}: {entry.name}"
     if len(ended) < MIN_STUDENTS or run.start_time is None:
-        return place
+        return number, place
     minutes = (max(ended) - run.start_time).total_seconds() / 60 * (entry.total / len(ended) - 1)
-    return f"{place}; about {max(1, round(minutes))} min to go"
+    return number, f"{place}; about {max(1, round(minutes))} min to go"
 
 
 def _train(

@@ -22,9 +22,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from distillation.errors import InputError, TrackingError, one_line
+from distillation.errors import InputError, LockError, TrackingError, one_line
+from distillation.locks import exclusive
 from distillation.reading import read_json
 from distillation.redaction import scrub, scrub_all
+from tracking.killed import KILLED, ZENML_TAG, go_on
 from tracking.log_lines import MAX_METRICS, grouped, read_lines
 from tracking.runs import Recorder, RunSpec
 from tracking.system_metrics import SystemSampler
@@ -32,6 +34,7 @@ from tracking.system_metrics import SystemSampler
 _LOG = logging.getLogger(__name__)
 _MAX_PAUSE = 30.0  # seconds between attempts while the server is away
 _PATIENCE = 5.0  # seconds that the end of a training waits for a server that shows no progress
+_STOP_PATIENCE = 0.7  # a stop waits for nobody
 _LOCAL_PATIENCE = 60.0  # for a database file, which may be slow but cannot hang
 
 
@@ -48,7 +51,7 @@ class _State:
     last_line: str = ""
     """Digest of the last line sent: tells an extended log from one that was rewritten."""
     outcome: str | None = None
-    """FINISHED or FAILED once training has ended."""
+    """FINISHED, FAILED or KILLED once training has ended."""
     is_closed: bool = False
     """The whole log is on the server, and its run has ended there."""
 
@@ -92,7 +95,9 @@ class MetricsForwarder:
         self._tokens = 0
         key = f"{uri} {experiment} {run.parent.key if run.parent else ''} {run.key}"
         self._file = job_dir / "tracking" / f"{_digest(key)}.json"
-        self._state = _read_state(self._file) or _State(uri, experiment, run.to_json())
+        # What was sent counts, in the run as it is now: another pipeline run may be at work in it.
+        state = _read_state(self._file) or _State(uri, experiment, {})
+        self._state = replace(state, run=run.to_json(), parent=None)
 
     @classmethod
     def resume(cls, file: Path) -> MetricsForwarder | None:
@@ -113,12 +118,13 @@ class MetricsForwarder:
     ) -> None:
         """Let the thread send the rest and end the run; say so if something has to wait."""
         # Written here and not by the thread: if that hangs, the next start has to know.
-        self._save(outcome="FINISHED" if kind is None else "FAILED")
+        self._save(outcome=_outcome(kind))
         self._stop.set()
+        is_stopped = self._state.outcome == KILLED
         while self._thread.is_alive():
             before = self._num_answers
-            self._thread.join(self._patience)
-            if self._num_answers == before:
+            self._thread.join(_STOP_PATIENCE if is_stopped else self._patience)
+            if is_stopped or self._num_answers == before:
                 break
         if not self._state.is_closed:
             _LOG.warning(
@@ -140,8 +146,14 @@ class MetricsForwarder:
         size = self._log.stat().st_size if self._log.exists() else 0
         return max(0, size - self._state.offset)
 
-    def drain(self) -> bool:
-        """Send all that is there and end the run if training has ended; False if the server fails."""
+    def drain(self, outcome: str | None = None) -> bool:
+        """Send all that is there and end the run if training has ended; False if the server fails.
+
+        Args:
+            outcome: of a training that has ended without saying so.
+        """
+        if outcome is not None and self._state.outcome is None:
+            self._save(outcome=outcome)
         try:
             self.forward()
             if self._state.outcome is not None and not self._state.is_closed:
@@ -220,8 +232,16 @@ class MetricsForwarder:
     def _open_run(self) -> str:
         if self._run_id is None:
             self._run_id = self._server().open(self._state.spec)
+            if self._state.outcome is None:
+                self._go_on(self._state.spec)
             self._num_answers += 1
         return self._run_id
+
+    def _go_on(self, spec: RunSpec | None) -> None:
+        """Let the run and those that it is nested in be RUNNING: a stopped comparison goes on in them."""
+        while spec is not None:
+            go_on(self._server(), self._server().open(spec), spec.tags.get(ZENML_TAG))
+            spec = spec.parent
 
     def _save(self, **changes: Any) -> None:
         """Change the state and write it; both threads do."""
@@ -234,17 +254,36 @@ class MetricsForwarder:
 
 
 def send_remaining(output_dir: Path, uri: str) -> int:
-    """Send what earlier runs under `output_dir` still owe to the server; return the number of logs."""
+    """Send what earlier runs under `output_dir` still owe to the server; return the number of logs.
+
+    A log whose training was killed is sent as far as it goes, and its run ends as KILLED.
+    """
     num_sent = 0
     for file in sorted(output_dir.glob("*/tracking/*.json")):
         state = _read_state(file)
-        if state is None or state.uri != uri or state.outcome is None or state.is_closed:
+        if state is None or state.uri != uri or state.is_closed:
+            continue
+        if state.outcome is None and _is_at_work(file.parent.parent):
             continue
         forwarder = MetricsForwarder.resume(file)
-        if forwarder is None or not forwarder.drain():
+        if forwarder is None or not forwarder.drain(KILLED):
             break
         num_sent += 1
     return num_sent
+
+
+def _outcome(kind: type[BaseException] | None) -> str:
+    if kind is None:
+        return "FINISHED"
+    return "FAILED" if issubclass(kind, Exception) else KILLED
+
+
+def _is_at_work(job_dir: Path) -> bool:
+    try:
+        with exclusive(job_dir, "job directory"):
+            return False
+    except LockError:
+        return True
 
 
 def _storable(state: _State) -> dict[str, Any]:

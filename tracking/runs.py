@@ -211,7 +211,7 @@ class Recorder:
             self.client.log_artifacts(run_id, str(directory), path)
 
     def close(self, run_id: str, status: str = "FINISHED") -> None:
-        """End the run as FINISHED or FAILED."""
+        """End the run as FINISHED, FAILED or KILLED."""
         with tracking_errors(self.uri):
             self.client.set_terminated(run_id, status)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -80,6 +82,14 @@ def second_run(killed: dict[Path, float], config: str, zenml: Callable[..., Any]
     result = zenml("pipeline", "run", PIPELINE, "-c", config, "-s", "local")
     assert result.exit_code == 0, result.output
     return result
+
+
+def test_the_killed_run_is_closed_in_zenml(second_run: Any, workplace: Any) -> None:
+    from zenml.client import Client
+
+    runs = Client().list_pipeline_runs(pipeline="comparison_pipeline", sort_by="desc:created", hydrate=True)
+    assert [run.status.value for run in runs.items] == ["completed", "stopped"]
+    assert all(step.status.is_finished for run in runs.items for step in run.steps.values())
 
 
 def comparison_of(workplace: Any) -> Any:
@@ -185,3 +195,40 @@ def test_running_it_again_trains_nobody(second_run: Any, workplace: Any, config:
     assert result.exit_code == 0, result.output
     assert finished(workplace.root) == before
     assert {path: path.stat().st_mtime for path in kept} == kept
+
+
+def test_a_stop_of_a_comparison_is_one_line(second_run: Any, workplace: Any, config: str) -> None:
+    command = [sys.executable, "-m", "pipelines.comparison", "-c", config, "training.max_steps=2000"]
+    process = subprocess.Popen(
+        command,
+        cwd=workplace.root,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("Student 1 of"):
+            break
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    rest = process.stdout.read()
+    assert process.wait(20) == 130
+    assert time.monotonic() - began < 5  # three, and what a loaded machine takes
+    assert "Traceback" not in rest
+    assert f"stopped; the same command goes on with student 1: {shlex.join(command)}" in re.sub(
+        r" at step \d+", "", rest
+    )
+
+    from zenml.client import Client
+
+    from pipelines.killed import close_killed_runs
+    from tracking.runs import Recorder
+
+    close_killed_runs()
+    assert not Client().list_pipeline_runs(in_progress=True).items
+    recorder = Recorder(workplace.recorder().uri, "compared")
+    runs = recorder.client.search_runs([recorder.experiment_id()], "attributes.status = 'RUNNING'")
+    assert not runs

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from distillation.locks import exclusive
+from distillation.stopping import Stopped
 from tracking.forwarder import MetricsForwarder, send_remaining
+from tracking.killed import close_runs
 from tracking.log_lines import log_history, read_line
 from tracking.runs import Recorder, RunSpec
 
@@ -327,3 +332,72 @@ def test_a_whole_log_can_be_recorded_again(job_dir: Path, tracking_uri: str) -> 
     for _ in range(2):
         log_history(recorder, run_id, job_dir / "metrics.jsonl")
     assert [tokens for tokens, _ in losses(tracking_uri, run_id)] == list(range(0, 3000, 10))
+
+
+def test_a_training_that_was_killed_is_sent_as_far_as_it_goes_and_closed(
+    job_dir: Path, tracking_uri: str
+) -> None:
+    write_line(job_dir, 1, loss=3.0)
+    with forwarder(job_dir, tracking_uri) as live:
+        pass
+    state = next((job_dir / "tracking").glob("*.json"))
+    at_work = json.loads(state.read_text()) | {"outcome": None, "is_closed": False}
+    state.write_text(json.dumps(at_work))
+    recorder = Recorder(tracking_uri, "first")
+    recorder.client.update_run(live.run_id, status="RUNNING")
+    write_line(job_dir, 2, loss=2.0)
+
+    with exclusive(job_dir, "job directory"):  # the training is at work still
+        assert send_remaining(job_dir.parent, tracking_uri) == 0
+    assert recorder.client.get_run(live.run_id).info.status == "RUNNING"
+    assert send_remaining(job_dir.parent, tracking_uri) == 1
+    assert recorder.client.get_run(live.run_id).info.status == "KILLED"
+    assert losses(tracking_uri, live.run_id or "") == [(10, 3.0), (20, 2.0)]
+    assert send_remaining(job_dir.parent, tracking_uri) == 0
+
+    # Gone on with, as in a comparison: all that it is nested in is at work again, under the new pipeline run.
+    parent = replace(PARENT, tags=PARENT.tags | {"zenml.run": "second"})
+    recorder.close(recorder.open(PARENT), "KILLED")
+    with MetricsForwarder(
+        job_dir, uri=tracking_uri, experiment="first", run=replace(RUN, parent=parent), interval=0.05
+    ) as again:
+        deadline = time.monotonic() + 20
+        while again.run_id is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.2)
+        found = recorder.client.get_run(recorder.open(PARENT))
+        assert (found.info.status, found.data.tags["zenml.run"]) == ("RUNNING", "second")
+    assert again.run_id == live.run_id
+    assert recorder.client.get_run(live.run_id).info.status == "FINISHED"
+
+
+def test_a_stop_ends_the_run_as_killed(job_dir: Path, tracking_uri: str) -> None:
+    write_line(job_dir, 1, loss=3.0)
+    live = forwarder(job_dir, tracking_uri)
+    with pytest.raises(Stopped), live:
+        raise Stopped(signal.SIGINT)
+    deadline = time.monotonic() + 20  # a stop waits for nobody, the process that a test runs in lives on
+    status = ""
+    while status != "KILLED" and time.monotonic() < deadline:
+        time.sleep(0.05)
+        if live.run_id is not None:
+            status = Recorder(tracking_uri, "first").client.get_run(live.run_id).info.status
+    assert status == "KILLED"
+
+
+def test_runs_of_a_pipeline_run_that_is_over_are_closed_with_what_is_nested_in_them(
+    tracking_uri: str,
+) -> None:
+    recorder = Recorder(tracking_uri, "first")
+    mine = RunSpec("mine", "mine", {"zenml.run": "killed-1"})
+    other = RunSpec("other", "other", {"zenml.run": "alive-2"})
+    below = RunSpec("below", "below", parent=RunSpec("between", "between", parent=mine))
+    ids = {spec.name: recorder.open(spec) for spec in (mine, other, below, replace(below, parent=other))}
+    recorder.close(recorder.open(mine), "FAILED")  # the stop came as far as this
+    nested = recorder.open(below)
+    assert close_runs(recorder, "killed-1") == 2
+    status = {run.info.run_id: run.info.status for run in recorder.client.search_runs(["1"])}
+    assert status[ids["mine"]] == "FAILED"
+    assert status[nested] == "KILLED"
+    assert status[ids["other"]] == "RUNNING"
+    assert close_runs(recorder, "killed-1") == 0

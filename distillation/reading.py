@@ -20,10 +20,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from distillation.errors import DistillationError, InputError, reason_of
 
 MAX_TEXT_BYTES = 256 * 2**20
 """Largest file that is read as one text; the `tokenizer.json` of large vocabularies has 40 MB."""
+MAX_YAML_BYTES = 2**20
+"""Largest YAML text: settings and tasks are written by people."""
+MAX_YAML_VALUES = 100_000
+"""Most values of a YAML text, those that an alias repeats counted each time."""
 
 
 def printable(path: str | Path) -> str:
@@ -156,3 +162,79 @@ def reading_by_libraries(say: Callable[[str], DistillationError]) -> Iterator[No
         if type(error).__module__ != "pyo3_runtime":  # a Rust library's panic, which is no Exception
             raise
         raise say(reason_of(error)) from error
+
+
+def parse_yaml(text: str, name: str | Path) -> Any:
+    """Parse YAML; `name` is what the message calls it. Dates are texts, and no key may stand twice.
+
+    Raises:
+        InputError: it is no YAML, nested too deep, or holds more than is written by hand.
+    """
+    try:
+        loader = _PlainLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _count_values(node, {})
+            return _unshared(loader.construct_document(node))
+        finally:
+            loader.dispose()
+    except RecursionError as error:
+        raise InputError(f"{name}: YAML is nested too deep") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise InputError(f"{name}: not valid YAML, {reason_of(error)}") from error
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Return the content of a YAML file.
+
+    Raises:
+        InputError: as `read_text` and `parse_yaml`.
+    """
+    return parse_yaml(read_text(path, max_bytes=MAX_YAML_BYTES), path)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML 1.1 without dates: `revision: 2024-07-16` names a branch, and JSON has no dates."""
+
+    # The tables of SafeLoader are shared by everybody who uses the library.
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:timestamp"]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _unshared(value: Any) -> Any:
+    """Return a copy in which no mapping or list stands twice: changing one place must not change another."""
+    if isinstance(value, dict):
+        return {key: _unshared(one) for key, one in value.items()}
+    return [_unshared(one) for one in value] if isinstance(value, list) else value
+
+
+def _count_values(node: yaml.Node, known: dict[yaml.Node, int | None]) -> int:
+    """Return the number of values below a node as they would be written out, without any alias."""
+    if node in known:
+        count = known[node]
+        if count is None:
+            raise yaml.YAMLError("a value holds itself")
+        return count
+    known[node] = None
+    count = 1
+    if isinstance(node, yaml.MappingNode):
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+                continue
+            if key.value in keys:
+                raise yaml.YAMLError(
+                    f"line {key.start_mark.line + 1}: {key.value} stands twice in one mapping"
+                )
+            keys.add(key.value)
+        count += sum(_count_values(one, known) for pair in node.value for one in pair)
+    elif isinstance(node, yaml.SequenceNode):
+        count += sum(_count_values(one, known) for one in node.value)
+    if count > MAX_YAML_VALUES:
+        raise yaml.YAMLError(f"it holds more than {MAX_YAML_VALUES:,} values")
+    known[node] = count
+    return count

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,17 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from distillation.config import set_by_name
 from distillation.console import print_anything
 from distillation.errors import InputError, SettingsError, one_line
-from distillation.reading import read_text
+from distillation.reading import parse_yaml, read_yaml
 from distillation.stopping import stoppable
 
 if TYPE_CHECKING:
     from pipelines.guarded import GuardedPipeline
-
-
-MAX_BYTES = 2**20
-"""Largest file of settings."""
 
 
 def read_parameters(path: str) -> dict[str, Any]:
@@ -37,13 +35,9 @@ def read_parameters(path: str) -> dict[str, Any]:
         SettingsError: it is missing, is no YAML, or is no mapping.
     """
     try:
-        content = yaml.safe_load(read_text(path, max_bytes=MAX_BYTES))
+        content = read_yaml(path)
     except InputError as error:
         raise SettingsError(f"file {one_line(error)}; give a YAML file with -c") from None
-    except RecursionError:
-        raise SettingsError(f"file {path}: not valid YAML, nested too deep") from None
-    except (yaml.YAMLError, ValueError) as error:  # a date that no calendar has is a ValueError
-        raise SettingsError(f"file {path}: not valid YAML, {one_line(error)}") from None
     if not isinstance(content, dict):
         raise SettingsError(f"file {path}: must hold parameters: settings: and so on")
     return content
@@ -52,27 +46,24 @@ def read_parameters(path: str) -> dict[str, Any]:
 def merge_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return `settings` with dotted overrides such as `training.batch_size=4` on top.
 
-    A list or a mapping replaces what was there. Names and values are checked later, with the whole.
+    A value is read as in a file: a list or a mapping replaces what was there, and nothing is filled in. Names
+    and values are checked later, with the whole.
 
     Raises:
         SettingsError: an override is not of the form NAME=VALUE.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    merged: Any = OmegaConf.create(dict(settings))
+    merged = copy.deepcopy(dict(settings))
     for override in overrides:
-        name, equals, _ = override.partition("=")
+        name, equals, text = override.partition("=")
         if not equals or not name.strip():
             raise SettingsError(
                 f"override {override!r}: must be NAME=VALUE, for example training.batch_size=4"
             )
         try:
-            value = OmegaConf.select(OmegaConf.from_dotlist([override]), name.strip())
-            OmegaConf.update(merged, name.strip(), value, merge=False)
-        except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+            set_by_name(merged, name.strip(), parse_yaml(text, "its value"))
+        except (InputError, ValueError) as error:
             raise SettingsError(f"override {override!r}: cannot be applied ({one_line(error)})") from None
-    return OmegaConf.to_container(merged, resolve=False)  # type: ignore[return-value]
+    return merged
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,14 @@ import yaml
 from pydantic import ValidationError
 from zenml.enums import ExecutionMode
 from zenml.pipelines.pipeline_definition import Pipeline
+from zenml.utils import env_utils
 
 from distillation.config import Section
 from distillation.console import print_anything
 from distillation.errors import DistillationError, SettingsError, one_line
 from distillation.files import storage_error
 from distillation.stopping import Stopped, stoppable, working_on
+from pipelines.command import read_parameters
 from pipelines.killed import close_killed_runs, marked_as_running
 from pipelines.places import places_of
 
@@ -70,13 +73,25 @@ class GuardedPipeline(Pipeline):
         with one_line_errors():
             try:
                 return super().with_options(*args, **kwargs)
-            except yaml.YAMLError as error:
-                raise SettingsError(f"file {path}: not valid YAML, {one_line(error)}") from None
             except ValidationError as report:
                 keys = ", ".join(sorted({str(error["loc"][0]) for error in report.errors() if error["loc"]}))
                 raise SettingsError(
                     f"file {path}: {keys}: unknown or ill-formed; settings stand under parameters: settings:"
                 ) from None
+
+    def _parse_config_file(self, config_path: str | None, matcher: list[str]) -> dict[str, Any]:
+        """Read the file as `python -m pipelines.NAME` does, whatever the encoding of the terminal."""
+        if not config_path:
+            return super()._parse_config_file(config_path, matcher)
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / "plain.yaml"
+            plain.write_text(yaml.safe_dump(read_parameters(config_path), sort_keys=False), encoding="ascii")
+            return super()._parse_config_file(str(plain), matcher)
+
+    def _compile(self, *args: Any, **kwargs: Any) -> Any:
+        """Compile with the settings that were checked: nothing is put in place of `${NAME}`."""
+        with _texts_as_they_stand():
+            return super()._compile(*args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> PipelineRunResponse | None:
         """Check, close what an earlier process left when it was killed, run, report.
@@ -185,3 +200,15 @@ def _step_name() -> str:
     from zenml import get_step_context
 
     return get_step_context().step_run.name
+
+
+@contextlib.contextmanager
+def _texts_as_they_stand() -> Iterator[None]:
+    """Keep ZenML from putting variables of the environment into settings, prompts among them."""
+    name = "substitute_env_variable_placeholders"
+    substitute = getattr(env_utils, name)
+    setattr(env_utils, name, lambda value: value)
+    try:
+        yield
+    finally:
+        setattr(env_utils, name, substitute)

@@ -41,7 +41,7 @@ from distillation.config.objective import (
 )
 from distillation.config.promotion import PromotionSettings
 from distillation.config.section import Section, Share, Weight
-from distillation.config.settings import Settings, TrackingSettings, parse_settings
+from distillation.config.settings import Settings, TrackingSettings, parse_settings, set_by_name
 from distillation.config.training import EMBEDDED_TASKS, EvaluationSettings, TrainingSettings
 
 __all__ = [
@@ -83,4 +83,5 @@ __all__ = [
     "Weight",
     "change_settings",
     "parse_settings",
+    "set_by_name",
 ]

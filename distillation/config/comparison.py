@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from distillation.config.section import LocalPath, Section
-from distillation.config.settings import Settings
+from distillation.config.settings import Settings, set_by_name
 from distillation.explanations import explain
 
 CHANGEABLE = ("alignment", "objective", "cache", "training", "models.teacher")
@@ -188,15 +188,7 @@ def change_settings(settings: Settings, changes: Changes, **update: Any) -> Sett
     """
     raw: dict[str, Any] = settings.model_dump(exclude={"comparison"})
     for name, value in changes.items():
-        *sections, field = name.split(".")
-        place = raw
-        for section in sections:
-            if place.get(section) is None:  # a change inside of `cache: null` switches it on
-                place[section] = {}
-            place = place[section]
-            if not isinstance(place, dict):
-                raise ValueError(f"{name}: {section} has no settings inside")
-        place[field] = value
+        set_by_name(raw, name, value)
     return Settings.model_validate(raw | update)
 
 

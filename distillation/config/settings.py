@@ -79,6 +79,32 @@ def parse_settings(raw: Mapping[str, Any], kind: type[SectionType] = Settings) -
         raise SettingsError(explain(kind, report)) from None
 
 
+def set_by_name(raw: dict[str, Any], name: str, value: Any) -> None:
+    """Put `value` at the dotted `name` of raw settings; a mapping replaces the one that was there.
+
+    Raises:
+        ValueError: the name leads into a value, or past the end of a list.
+    """
+    *sections, field = name.split(".")
+    place: Any = raw
+    for section in sections:
+        if isinstance(place, dict) and place.get(section) is None:  # inside of `cache: null`: switches it on
+            place[section] = {}
+        place = place[_key_of(place, section, name)]
+        if not isinstance(place, dict | list):
+            raise ValueError(f"{name}: {section} has no settings inside")
+    place[_key_of(place, field, name)] = value
+
+
+def _key_of(place: dict[str, Any] | list[Any], part: str, name: str) -> Any:
+    """Return the key or the index that a part of a dotted name means."""
+    if isinstance(place, dict):
+        return part
+    if not part.isdecimal() or int(part) >= len(place):
+        raise ValueError(f"{name}: {part} is no place of a list of {len(place)}")
+    return int(part)
+
+
 MAX_DEPTH = 32
 """Of sections in sections; a YAML's anchors can make one that holds itself."""
 

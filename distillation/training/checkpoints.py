@@ -22,9 +22,10 @@ from distillation.errors import InputError, JobError, reason_of
 from distillation.files import new_directory, sync_directory, sync_tree
 from distillation.reading import read_json
 from distillation.seals import digests_of_files, first_fault, read_sealed, sha256_of, write_sealed
-from distillation.training.gradient_shares import COMPANIONS
 
 logger = logging.getLogger(__name__)
+COMPANIONS = "distillation"
+"""Name, among the student's modules, of what is trained beside it and is no part of it."""
 FOLDER, DRAFTS = "checkpoints", ".draft"
 MANIFEST = "manifest.json"
 TRAINER_STATE = "trainer_state.json"

@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from distillation.training.checkpoints import COMPANIONS
+
 logger = logging.getLogger(__name__)
-COMPANIONS = "distillation"
-"""Name, among the student's modules, of what is trained beside it and is no part of it."""
 NUM_WINDOWS = 2
 """Windows of the batch that are measured: enough for a share, and cheap beside a step."""
 LEAST_SHARE = 0.01

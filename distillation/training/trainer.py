@@ -23,6 +23,7 @@ from distillation.evaluation.logits import LogitsReader
 from distillation.objectives.batch import StudentOutput
 from distillation.objectives.distillation import DistillationObjective
 from distillation.training.checkpoints import (
+    COMPANIONS,
     TRAINER_STATE,
     Checkpoint,
     counts_file,
@@ -30,7 +31,7 @@ from distillation.training.checkpoints import (
     drop_old,
     seal,
 )
-from distillation.training.gradient_shares import COMPANIONS, gradient_shares
+from distillation.training.gradient_shares import gradient_shares
 from distillation.training.windows import LengthBatchedSampler
 
 if TYPE_CHECKING:

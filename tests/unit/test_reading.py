@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from distillation.errors import InputError
-from distillation.reading import read_bytes, read_json, read_text
+from distillation.reading import parse_yaml, read_bytes, read_json, read_text
 
 
 def test_content_comes_back(tmp_path: Path) -> None:
@@ -94,3 +95,47 @@ def test_a_large_bound_takes_no_memory(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 2**23
     finally:
         tracemalloc.stop()
+
+
+def test_yaml_is_read_as_text_where_json_has_no_such_thing() -> None:
+    read = parse_yaml(
+        "{revision: 2024-07-16, none: 2024-13-45, at: 2024-07-16 10:00:00, n: 5, x: 1.5, no: null}", "x"
+    )
+    assert read == {
+        "revision": "2024-07-16",
+        "none": "2024-13-45",
+        "at": "2024-07-16 10:00:00",
+        "n": 5,
+        "x": 1.5,
+        False: None,
+    }
+    assert yaml.safe_load("2024-07-16") != "2024-07-16"  # the library's own loader is left as it was
+    assert parse_yaml("", "x") is None
+
+
+def test_what_an_alias_repeats_is_a_copy() -> None:
+    read = parse_yaml("{a: &one {path: x}, b: *one}", "x")
+    read["a"]["path"] = "y"
+    assert read["b"] == {"path": "x"}
+    assert parse_yaml("{a: &one {p: 1, q: 2}, b: {<<: *one, q: 3}}", "x")["b"] == {"p": 1, "q": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "not valid YAML"),
+        ("[" * 900, "nested too deep"),
+        ("a: 1\nb: {c: 1, c: 2}", "line 2: c stands twice"),
+        ("a: &a [*a]", "holds itself"),
+        ("a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)), "100,000"),
+        ("a: !!python/object/apply:os.system [ls]", "not valid YAML"),
+        ("a: " + "9" * 5000, "not valid YAML"),
+        ("a: \x07", "not valid YAML"),
+    ],
+)  # fmt: skip
+def test_yaml_that_no_person_wrote_is_one_line(text: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_yaml(text, "f.yaml")
+    assert words in str(caught.value)
+    assert str(caught.value).startswith("f.yaml: ")
+    assert len(str(caught.value)) < 250

@@ -16,7 +16,6 @@ from pipelines.command import read_parameters
     [
         ("[" * 100_000, "nested too deep"),
         ("a: b: c", "not valid YAML"),
-        ("a: 2024-13-45", "not valid YAML"),
         ("- a", "must hold parameters"),
         ("a: " + "b" * 2**20, "larger than 1 MiB"),
         ("a: \xff", "invalid UTF-8 at byte 3"),

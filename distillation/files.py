@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,8 @@ _STORAGE_ERRORS = {
     errno.ENAMETOOLONG: "name a folder with a shorter path",
     errno.EIO: "the disk fails; name a folder on another one",
 }
+
+_NUMBER_IN_TEXT = re.compile(r"\(os error (\d{1,9})\)")
 
 
 def draft_of(path: Path) -> Path:
@@ -159,6 +162,11 @@ def _system_error(error: BaseException) -> OSError | None:
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _STORAGE_ERRORS:
             return seen
+        # Libraries in Rust put the number into the text. Their own draft is gone by now, so that trying again
+        # would find room.
+        number = _NUMBER_IN_TEXT.search(str(seen))
+        if number is not None and int(number[1]) in _STORAGE_ERRORS:
+            return OSError(int(number[1]), os.strerror(int(number[1])))
         seen = seen.__cause__ or seen.__context__
     return None
 

@@ -28,6 +28,17 @@ def test_a_refusal_inside_of_a_library_is_found(tmp_path: Path) -> None:
         raise RuntimeError("cannot save") from cause
 
 
+def test_the_number_in_the_text_of_a_library_in_rust_is_read(tmp_path: Path) -> None:
+    """Its draft is gone when the error comes, so a try finds room and says nothing."""
+    from safetensors import SafetensorError
+
+    with (
+        pytest.raises(StorageError, match=f"{tmp_path}.*No space left.*output_dir"),
+        storing(tmp_path, "output_dir"),
+    ):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
 def test_a_library_that_hides_the_cause_is_seen_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,10 +60,9 @@ def test_nothing_is_pickled_or_evaluated(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_stay_readable(path: Path) -> None:
-    source = path.read_text()
-    assert len(source.splitlines()) <= 350
-    for node in ast.walk(ast.parse(source)):
+def test_functions_stay_readable(path: Path) -> None:
+    # A file holds one thought, however long; a function is read from top to bottom.
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 75, f"{node.name} is too long"
 

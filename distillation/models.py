@@ -19,6 +19,7 @@ from distillation.alignment.plain_text import cut_the_same_always, cuts_at_rando
 from distillation.config import ModelReference, ModelSettings
 from distillation.errors import InputError, ModelError, one_line, shorten
 from distillation.fingerprint import digest_of, digest_of_files
+from distillation.finite import nonfinite_tensor
 from distillation.reading import read_json, reading_by_libraries
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ def load_model(
     `dtype` and `attention` are the choices of the probes; `auto` keeps the checkpoint's and the library's.
 
     Raises:
-        ModelError: weights are missing, are not safetensors, or do not fit the configuration.
+        ModelError: weights are missing, are not safetensors, are not finite, or do not fit the configuration.
     """
     from transformers import AutoModelForCausalLM
 
@@ -273,7 +274,14 @@ def load_model(
             f"models.{role}.path = {path}: weights do not fit config.json ({', '.join(faults[:3])}"
             f"{', ...' if len(faults) > 3 else ''}); use the configuration that the weights were saved with"
         )
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    name = nonfinite_tensor(model.named_parameters())
+    if name is not None:
+        raise ModelError(
+            f"models.{role}.path = {path}: {name} holds numbers that are not finite as "
+            f"{str(model.dtype).removeprefix('torch.')}; take sound weights, or models.{role}.dtype: float32"
+        )
+    return model
 
 
 def start_token_id(tokenizer: PreTrainedTokenizerFast) -> int | None:

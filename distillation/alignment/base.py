@@ -229,7 +229,8 @@ def with_fallback(
     """Mark rows with next to no mass and, in place, give them the text's own token as target."""
     import torch
 
-    usable_N = mass_N >= LEAST_WRITTEN_MASS  # False for NaN as well.
+    # A mass that is no number stays, and makes the loss one: a teacher that fails is never "no target".
+    usable_N = ~(mass_N < LEAST_WRITTEN_MASS)
     lost = (~usable_N).nonzero().squeeze(1)
     if len(lost):
         probabilities_NV[lost] = 0.0

@@ -175,6 +175,8 @@ class PrefixAligner(Aligner):
         source_N = self._column(rows.teacher_token_N.long(), rows.num_emitted_N.long())
         available_N = mass_VN[source_N, index_N]
         moved_N = ((log_prob_N + tail_N).exp() * unit_N).nan_to_num(0.0).clamp_min(0.0).minimum(available_N)
+        # A row without any possible token moves nothing; a tail that is no number must not look like one.
+        moved_N = moved_N.masked_fill(tail_N.isnan(), torch.nan)
         mass_VN[source_N, index_N] = available_N - moved_N
         mass_VN[rows.student_token_N.long(), index_N] += moved_N
 

@@ -35,6 +35,10 @@ class TrainingSettings(Section):
     """Decoupled weight decay."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are scaled down to this norm."""
+    on_nonfinite: Literal["stop"] | PositiveInt = "stop"
+    """A step whose loss or gradient is not finite: `stop` ends the run; a number skips as many of them."""
+    max_divergence: Annotated[float, Field(gt=1.0)] = 3.0
+    """The run stops where held-out bits per byte are so many times the best so far, or those at the start."""
     evaluations: PositiveInt = 4
     """How often, evenly spread, the held-out bits per byte are measured and a checkpoint is written."""
     gradient_checkpointing: bool = False
@@ -48,6 +52,11 @@ class TrainingSettings(Section):
     """Checkpoints kept in a job directory besides the best one."""
     when_busy: Literal["leave", "wait"] = "leave"
     """What a second process does while another trains in the same job directory."""
+
+    @property
+    def most_skipped(self) -> int:
+        """How many steps that are not finite may be skipped."""
+        return 0 if self.on_nonfinite == "stop" else self.on_nonfinite
 
 
 class EvaluationSettings(Section):

@@ -70,9 +70,9 @@ def measure_speed(
     ids = torch.randint(model.config.vocab_size, (batch_size, length), generator=generator).to(device)
     with torch.inference_mode(), evaluating(model):
         forward = _least_seconds(lambda: model(input_ids=ids, use_cache=False), device)
-        generation = _least_seconds(lambda: _generate(model, ids[:1, :8], num_new_tokens), device)
+        generation = _least_seconds(lambda: write_greedily(model, ids[:1, :8], num_new_tokens), device)
         prompt = ids[:1, :NUM_PROMPT_TOKENS]
-        first_token = _least_seconds(lambda: _first_token(model, prompt), device)
+        first_token = _least_seconds(lambda: greedy_token(model, prompt), device)
         growth = peak_growth(lambda: _read_and_write(model, ids, num_new_tokens), device)
     total, active = count_parameters(model)
     return Speed(
@@ -116,10 +116,10 @@ def size_on_disk(directory: str | Path) -> int | None:
 
 def _read_and_write(model: Any, ids: Any, num_new_tokens: int) -> None:
     model(input_ids=ids, use_cache=False)
-    _generate(model, ids[:1, :8], num_new_tokens)
+    write_greedily(model, ids[:1, :8], num_new_tokens)
 
 
-def _first_token(model: Any, input_ids: Any) -> int:
+def greedy_token(model: Any, input_ids: Any) -> int:
     """Return the most likely next token; only the last position goes through the output layer."""
     parameters = inspect.signature(model.forward).parameters
     last_alone = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
@@ -127,13 +127,36 @@ def _first_token(model: Any, input_ids: Any) -> int:
     return int(output.logits[0, -1].argmax())
 
 
-def _generate(model: Any, input_ids: Any, num_new_tokens: int) -> None:
-    """Write exactly `num_new_tokens` with the cache: no end token stops it, no setting alters it."""
+def write_greedily(model: Any, input_ids: Any, num_new_tokens: int) -> None:
+    """Write exactly `num_new_tokens` with the cache: no end token stops it, no setting alters it.
+
+    A model that has a state in place of a cache is told by its first output.
+    """
     cache = None
-    for _ in range(num_new_tokens):
+    for place in range(num_new_tokens):
         output = model(input_ids=input_ids, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
+        cache = getattr(output, "past_key_values", None)
+        if cache is None:  # a state-space model, whose state each architecture calls otherwise
+            _generate_by_library(model, input_ids, num_new_tokens - place)
+            return
         input_ids = output.logits[:, -1:].argmax(dim=-1)
+
+
+def _generate_by_library(model: Any, input_ids: Any, num_new_tokens: int) -> None:
+    """Write exactly `num_new_tokens` by `generate`, which knows how to carry any model's state along."""
+    import torch
+    from transformers import GenerationConfig
+
+    plain = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        min_new_tokens=num_new_tokens,
+        max_new_tokens=num_new_tokens,
+        eos_token_id=None,
+        pad_token_id=0,
+        use_cache=True,
+    )
+    model.generate(input_ids, attention_mask=torch.ones_like(input_ids), generation_config=plain)
 
 
 def _least_seconds(run: Callable[[], Any], device: Any) -> float:

@@ -76,7 +76,9 @@ class LiveTeacher:
             output_attentions=with_attentions,
         )
         states_BSD = self.reader.states_of(outputs)
-        return TeacherOutput(states_BSD, tuple(outputs.hidden_states), tuple(outputs.attentions or ()))
+        # Not every output has both fields: a model without attention has no maps to return.
+        inner = (tuple(outputs.get("hidden_states") or ()), tuple(outputs.get("attentions") or ()))
+        return TeacherOutput(states_BSD, *inner)
 
     def start(
         self,

@@ -10,14 +10,14 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distillation.config import DIVERGENCES, CacheSettings, Settings
-from distillation.errors import InputError, one_line
+from distillation.errors import InputError, ModelError, one_line, shorten
 from distillation.files import write_atomically
 from distillation.models import load_model, need_start_token_id
 from distillation.objectives.batch import BatchView, StudentOutput
@@ -75,6 +75,7 @@ class TargetWriter:
             attention=decision.teacher_attention,
         )
         self.teacher, self.aligner, self.device = LiveTeacher(model), aligner.to(device), device
+        self.path, self.teacher_tokenizer = reference.path, tokenizers[0]
         self.cache, self.temperature = settings.cache, settings.objective.temperature
         self.has_targets = bool(terms.keys() & set(DIVERGENCES))
         self.boundary_U: Tensor | None = None
@@ -86,7 +87,11 @@ class TargetWriter:
         self.collator = WindowCollator(student_start, teacher_start, aligner)
 
     def entries(self, keys: Sequence[bytes], pairs: Sequence[EncodedPair]) -> list[WindowEntries]:
-        """Return what is kept of each window."""
+        """Return what is kept of each window.
+
+        Raises:
+            ModelError: the teacher says what is no number.
+        """
         kept: list[WindowEntries] = []
         for begin in range(0, len(keys), self.BATCH):
             kept += self._batch(keys[begin : begin + self.BATCH], pairs[begin : begin + self.BATCH])
@@ -141,6 +146,9 @@ class TargetWriter:
         if not self.has_targets:
             return
         for chunk, targets in self.dense(view):
+            faulty_m = ~targets.target_mV.sum(1).isfinite()
+            if bool(faulty_m.any()):
+                self._refuse(view, int(view.window_N[chunk][targets.index_m[faulty_m]][0]))
             cache, uniform_m = self.cache, uniform_N[chunk][targets.index_m]
             if cache.kind == "top_k":
                 rows = largest_and_drawn(targets.target_mV, uniform_m, cache.k, cache.num_tail_samples)
@@ -166,6 +174,19 @@ class TargetWriter:
                 ),
             )
 
+    def _refuse(self, view: BatchView, window: int) -> NoReturn:
+        """Say that the teacher fails on a window of a batch.
+
+        Raises:
+            ModelError: names the window by its text.
+        """
+        ids = view.batch["teacher_input_ids"][window][view.batch["teacher_attention_mask"][window] > 0]
+        text = " ".join(self.teacher_tokenizer.decode(ids[1:41]).split())
+        raise ModelError(
+            f"models.teacher.path = {self.path}: what the teacher says of the window {shorten(text, 60)!r} "
+            "is not finite; set models.teacher.dtype to float32, or leave the document out"
+        )
+
     def _uniform(self, keys: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
         """Return float64 (B, T): a number a position, by the cache's seed, the window and the position."""
         uniform_BT = np.zeros(shape)
@@ -181,6 +202,10 @@ class TargetWriter:
         real_M = view.teacher_labels_M >= 0
         states_MD, labels_M = view.teacher_states_MD[real_M], view.teacher_labels_M[real_M]
         both_M2 = self.teacher.token_and_set_log_probs(states_MD, labels_M, self.boundary_U)
+        faulty_M = both_M2.isnan().any(1)
+        if bool(faulty_M.any()):
+            row = int(real_M.nonzero().squeeze(1)[faulty_M][0])
+            self._refuse(view, row // view.batch["teacher_labels"].shape[1])
         ends_B = np.cumsum([len(pair.teacher.ids) for pair in pairs])
         return np.split(both_M2.half().cpu().numpy(), ends_B[:-1])
 

@@ -36,6 +36,7 @@ def finish(directory: Path, job: Job, checkpoint: Checkpoint) -> JobResult:
         "best_step": float(checkpoint.best_step or checkpoint.step),
         "windows": float(counts["windows"]),
         "refused_documents": float(counts["refused_documents"]),
+        "skipped_steps": float(counts["num_skipped"]),
         "seconds": float(counts["seconds"]),
     }
     if is_first_process():

@@ -12,6 +12,7 @@ The training step is left as it is: nothing is accumulated and no state is touch
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -31,6 +32,8 @@ def gradient_shares(
 ) -> dict[str, float]:
     """Return the share of each of `terms` in the gradient of the student's parameters; they add up to 1.
 
+    Of gradients that are not finite there is none.
+
     Args:
         student: with the forward pass of `training.trainer.distilling`.
         batch: of the collator; its first windows are used.
@@ -49,6 +52,8 @@ def gradient_shares(
         squares = [grad.float().square().sum() for grad in grads if grad is not None]
         norms[term] = float(torch.stack(squares).sum().sqrt())
     total = sum(norms.values())
+    if not math.isfinite(total):
+        return {}
     shares = {term: norm / total if total > 0 else 0.0 for term, norm in norms.items()}
     for term, share in shares.items():
         if share < LEAST_SHARE:

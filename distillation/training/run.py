@@ -171,6 +171,7 @@ class TrainingRun:
         from distillation.corpus import read_corpus
         from distillation.models import load_model, load_tokenizer, rows_of_pair
         from distillation.training.objective import load_objective
+        from distillation.training.trial import make_savable, name_of
         from distillation.training.windows import make_windows
 
         self.directory, self.job, self.name = directory, job, name or job.variant
@@ -186,6 +187,7 @@ class TrainingRun:
                 f"corpus of {directory}: no training window can be made ({dict(encoder.refusals)}); "
                 "check that the two tokenizers can write this text"
             )
+        self.origins: list[str] = corpus.train["origin"][:]
         self.validation = corpus.validation_texts
         # Master weights in float32: small updates vanish in half precision; autocast makes the products fast.
         self.student: PreTrainedModel = load_model(
@@ -195,6 +197,7 @@ class TrainingRun:
             dtype="float32",
             attention=job.decision.student_attention,
         )
+        make_savable(self.student, name_of(job.models.student.path, "student"))
         self.objective: DistillationObjective = load_objective(
             directory, job, self.student, (self.teacher_tokenizer, self.student_tokenizer), self.device
         )
@@ -204,13 +207,42 @@ class TrainingRun:
         """Train up to the last step, whose checkpoint names the best one."""
         from distillation.training.trainer import distilling
 
+        if checkpoint is None:
+            self._try_out()
         with distilling(self.student, self.objective):
             trainer = self._trainer()
             if checkpoint is not None:
                 trainer.load_counts(checkpoint)
+            elif not self.is_control:
+                trainer.start_bits = trainer.sample_bits()
             if trainer.is_world_process_zero():
                 on_estimate(self._estimate(trainer, 0 if checkpoint is None else checkpoint.step))
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
+
+    @property
+    def is_control(self) -> bool:
+        """Whether the student is taught what is wrong, to show what that does."""
+        from distillation.alignment.by_id import PadAligner
+
+        aligner = self.objective.aligner
+        return aligner is not None and any(isinstance(stage, PadAligner) for stage in aligner.stages)
+
+    def _try_out(self) -> None:
+        """Try what the run and the evaluation of its student will need at their end.
+
+        Raises:
+            ModelError: a model cannot do it.
+        """
+        from distillation.teacher.live import LiveTeacher
+        from distillation.training.trial import name_of, try_saving, try_speaking
+
+        models = self.job.models
+        name = name_of(models.student.path, "student")
+        try_saving(self.student, self.student_tokenizer, self.directory, name)
+        try_speaking(self.student, self.student_tokenizer, name)
+        if isinstance(self.objective.teacher, LiveTeacher):
+            model = self.objective.teacher.reader.model
+            try_speaking(model, self.teacher_tokenizer, name_of(models.teacher.path, "teacher"))
 
     def _collator(self) -> WindowCollator | CachedCollator:
         from distillation.models import need_start_token_id
@@ -234,6 +266,7 @@ class TrainingRun:
     def _trainer(self) -> DistillationTrainer:
         from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+        from distillation.training import nonfinite
         from distillation.training.callbacks import JobCallback, StepProgressCallback
         from distillation.training.trainer import DistillationTrainer
 
@@ -256,6 +289,10 @@ class TrainingRun:
             lengths=self.windows.lengths,
             num_refused=self.windows.counts.num_refused,
             keep_checkpoints=self.job.training.keep_checkpoints,
+            nonfinite_folder=self.directory / nonfinite.FOLDER,
+            most_skipped=self.job.training.most_skipped,
+            max_divergence=self.job.training.max_divergence,
+            origins=self.origins,
         )
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
@@ -290,6 +327,7 @@ class TrainingRun:
             use_cpu=self.device == "cpu",
             logging_steps=max(1, steps // NUM_LOG_LINES),
             logging_first_step=True,
+            logging_nan_inf_filter=False,  # it would log a loss that is no number as the mean of the others
             eval_strategy="steps",
             eval_steps=interval,
             save_strategy="steps",

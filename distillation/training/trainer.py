@@ -8,8 +8,10 @@ given a batch of windows it returns the objective's loss, and any other call goe
 from __future__ import annotations
 
 import json
+import logging
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +20,12 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
+from distillation.errors import JobError
 from distillation.evaluation.bits_per_byte import bits_per_byte
 from distillation.evaluation.logits import LogitsReader
 from distillation.objectives.batch import StudentOutput
 from distillation.objectives.distillation import DistillationObjective
+from distillation.training import nonfinite
 from distillation.training.checkpoints import (
     COMPANIONS,
     TRAINER_STATE,
@@ -39,7 +43,10 @@ if TYPE_CHECKING:
 
     from distillation.alignment.base import Aligner
 
+logger = logging.getLogger(__name__)
 BEST_METRIC = "held_out/bits_per_byte"
+SAMPLE_TEXTS, SAMPLE_CHARACTERS = 4, 1000
+"""Held-out text on which the student is compared with itself before the training."""
 
 
 @contextmanager
@@ -85,7 +92,8 @@ def _student_output(
         output_hidden_states=objective.needs_hidden_states,
         output_attentions=objective.needs_attentions,
     )
-    inner = (tuple(outputs.hidden_states or ()), tuple(outputs.attentions or ()))
+    # Not every output has both fields: a model without attention has no maps to return.
+    inner = (tuple(outputs.get("hidden_states") or ()), tuple(outputs.get("attentions") or ()))
     embedding: Any = student.get_input_embeddings().weight
     states = reader.states_of(outputs)
     if not reader.is_split:
@@ -105,6 +113,11 @@ class DistillationTrainer(Trainer):
         lengths: student tokens of each training window, to batch windows of like length.
         num_refused: documents of which no window was made.
         keep_checkpoints: checkpoints that are kept besides the best one.
+        nonfinite_folder: where the batches of steps that are not finite are kept.
+        most_skipped: how many such steps are passed over before the run stops.
+        max_divergence: how many times the best held-out bits per byte so far, and those before the training,
+            a later one may be.
+        origins: names of the training documents.
     """
 
     objective: DistillationObjective
@@ -120,9 +133,21 @@ class DistillationTrainer(Trainer):
         lengths: list[int],
         num_refused: int,
         keep_checkpoints: int,
+        nonfinite_folder: Path,
+        most_skipped: int,
+        max_divergence: float,
+        origins: Sequence[str],
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.nonfinite_folder = nonfinite_folder
+        self.most_skipped = most_skipped
+        self.max_divergence = max_divergence
+        self.origins = origins
+        self.num_skipped = 0
+        self.start_bits: float | None = None
+        self._step_batches: list[Mapping[str, Tensor]] = []
+        self._before_step: tuple[Tensor, Tensor] | None = None
         self.objective = objective
         self.companion_learning_rate = companion_learning_rate
         self.held_out = list(held_out)
@@ -145,6 +170,9 @@ class DistillationTrainer(Trainer):
         """See `Trainer.compute_loss`; the objective's statistics are kept for the next log line."""
         self.objective.progress = self.state.global_step / max(self.state.max_steps, 1)
         self._measure_gradient_shares(inputs)
+        if not self._step_batches:
+            self._before_step = (self.sums.clone(), self._tr_loss.clone())
+        self._step_batches.append(inputs)
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         # Summed where they are: a copy to the processor would wait for the accelerator at each step.
         statistics = outputs["statistics"].float()
@@ -155,8 +183,65 @@ class DistillationTrainer(Trainer):
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        """Look at the step before the optimiser makes it; one that is not finite is none."""
+        norm = super()._clip_grad_norm(model)
+        batches, self._step_batches = self._step_batches, []
+        # Whatever is not finite makes this sum so, and the device is waited for once.
+        total = torch.as_tensor(norm).float() + self._tr_loss + self.sums.to(self._tr_loss.device).sum()
+        is_faulty = (~total.isfinite()).float()
+        if self.accelerator.num_processes > 1:  # all of them do the same
+            is_faulty = self.accelerator.reduce(is_faulty, reduction="sum")
+        if is_faulty.item() and not self._scaler_takes_it():
+            self._pass_over(model, batches)
+        return norm
+
+    def _scaler_takes_it(self) -> bool:
+        """Return whether the gradient merely overflows float16: the scaler then lowers its scale."""
+        scaler = self.accelerator.scaler
+        losses = (self._tr_loss + self.sums.to(self._tr_loss.device).sum()).isfinite().float()
+        is_finite = bool(self.accelerator.reduce(losses, reduction="mean") == 1.0)
+        return scaler is not None and is_finite and scaler.get_scale() > nonfinite.LEAST_SCALE
+
+    def _pass_over(self, model: torch.nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> None:
+        """Undo what a step that is not finite has left, so that the optimiser does nothing; or stop.
+
+        Raises:
+            JobError: no more steps may be passed over.
+        """
+        step = self.state.global_step + 1
+        finding = nonfinite.examine(self, batches)
+        folder = self.nonfinite_folder / f"step-{step}"
+        nonfinite.keep(folder, self.args.process_index, batches, finding)
+        message = nonfinite.describe(step, finding, folder)
+        if finding.in_parameters or self.num_skipped >= self.most_skipped:
+            allowed = "" if finding.in_parameters else ", or let training.on_nonfinite skip a few batches"
+            passed = f" ({self.num_skipped} were skipped before)" if self.num_skipped else ""
+            raise JobError(f"{message}{passed}: {finding.remedy}{allowed}")
+        self.num_skipped += 1
+        logger.warning("%s: skipped, %d of at most %d", message, self.num_skipped, self.most_skipped)
+        assert self._before_step is not None
+        self.sums = self._before_step[0]
+        self._tr_loss.copy_(self._before_step[1])
+        self._globalstep_last_logged += 1  # the mean of the next log line is over the other steps
+        if self.accelerator.scaler is None:  # which skips the step by itself, and wants to see its gradients
+            for parameter in model.parameters():
+                parameter.grad = None
+        self.log({"skipped_steps": float(self.num_skipped)})
+
+    def window_name(self, window: Mapping[str, Tensor]) -> str:
+        """Return what a message calls a window of a batch: its place, its document, how its text begins."""
+        ids = window["input_ids"][0][window["attention_mask"][0] > 0][1:].tolist()
+        tokenizer: Any = self.processing_class
+        windows: Any = self.train_dataset
+        index = windows.index_of(ids)
+        origin = None if index is None else self.origins[windows.documents[index]]
+        return nonfinite.window_name(index, origin, tokenizer.decode(ids[:40]))
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the terms of the loss, as means since the last line."""
+        # An overflow that float16's scaler has dealt with is no figure of the training.
+        logs = {name: value for name, value in logs.items() if name != "grad_norm" or math.isfinite(value)}
         if "loss" in logs:
             sums = self.accelerator.reduce(self.sums.to(self.args.device), reduction="sum").cpu()
             values = dict(zip(self.objective.statistic_names, sums.tolist(), strict=True))
@@ -175,7 +260,12 @@ class DistillationTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint with what has been counted since the last log line, whole or not at all."""
+        """Write a checkpoint with what has been counted since the last log line, whole or not at all.
+
+        Raises:
+            JobError: a weight is not finite, and nothing is written.
+        """
+        nonfinite.check_student(self.accelerator.unwrap_model(self.model), f"step {self.state.global_step}")
         super()._save_checkpoint(model, trial)
         # An absolute path, which would be wrong after the job is moved: the step says which is the best.
         self.state.best_model_checkpoint = None
@@ -202,6 +292,8 @@ class DistillationTrainer(Trainer):
         content = {
             "tokens_seen": self.tokens_seen,
             "sums": self.sums.tolist(),
+            "num_skipped": self.num_skipped,
+            "start_bits": self.start_bits,
             "seconds": self.seconds_before + time.time() - self.started,
             "windows": len(self.lengths),
             "refused_documents": self.num_refused,
@@ -212,7 +304,8 @@ class DistillationTrainer(Trainer):
         """Go on counting where the checkpoint was written."""
         content = checkpoint.counts(self.args.process_index)
         self.tokens_seen, self.sums = content["tokens_seen"], torch.tensor(content["sums"])
-        self.seconds_before = content["seconds"]
+        self.seconds_before, self.num_skipped = content["seconds"], content["num_skipped"]
+        self.start_bits = content["start_bits"]
 
     @property
     def stages(self) -> tuple[Aligner, ...]:
@@ -242,17 +335,52 @@ class DistillationTrainer(Trainer):
         self.measured_at = step
         with self.compute_loss_context_manager():
             shares = gradient_shares(self.accelerator.unwrap_model(self.model), inputs, terms)
-        self.log({f"gradient_share/{name}": share for name, share in shares.items()})
+        if shares:  # none where the step is not finite, which it will say itself
+            self.log({f"gradient_share/{name}": share for name, share in shares.items()})
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Measure held-out bits per byte and report it under the name that chooses the best checkpoint."""
+        """Measure held-out bits per byte and report it under the name that chooses the best checkpoint.
+
+        Raises:
+            JobError: the student is not finite any more, or far worse than it has been.
+        """
         model = self.accelerator.unwrap_model(self.model)
         tokenizer = self.processing_class
         result = bits_per_byte(model, tokenizer, self.held_out, **self.evaluation)
+        self._check_divergence(result.bits_per_byte)
         metrics = {f"eval_{BEST_METRIC}": result.bits_per_byte}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def sample_bits(self) -> float:
+        """Return the bits per byte of the beginnings of a few held-out texts."""
+        texts = [text[:SAMPLE_CHARACTERS] for text in self.held_out[:SAMPLE_TEXTS]]
+        model, tokenizer = self.accelerator.unwrap_model(self.model), self.processing_class
+        return bits_per_byte(model, tokenizer, texts, **self.evaluation).bits_per_byte
+
+    def _check_divergence(self, bits: float) -> None:
+        """Stop a training that only gets worse.
+
+        Raises:
+            JobError: with the cause and what to do.
+        """
+        step = self.state.global_step
+        nonfinite.check_student(self.accelerator.unwrap_model(self.model), f"step {step}")
+        found = f"step {step}: held-out text costs {bits:.4g} bits a byte"
+        if not math.isfinite(bits):
+            raise JobError(f"{found}: training diverged; lower training.learning_rate")
+        best = self.state.best_metric
+        before = None
+        if best is not None and bits > self.max_divergence * best:
+            before = f"{best:.4g} at step {self.state.best_global_step}"
+        elif self.start_bits is not None and self.sample_bits() > self.max_divergence * self.start_bits:
+            before = f"{self.start_bits:.4g} before the training"
+        if before is not None:
+            raise JobError(
+                f"{found}, and {before}: training diverged; lower training.learning_rate, or raise "
+                f"training.max_divergence = {self.max_divergence:g} if this is meant"
+            )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthBatchedSampler:
         batch_size = self.args.train_batch_size * self.args.world_size

@@ -56,11 +56,18 @@ class WindowCounts:
 
 
 class Windows(Dataset):
-    """All windows of a corpus, in document order; `windows[i]` is an `EncodedPair`."""
+    """All windows of a corpus, in document order; `windows[i]` is an `EncodedPair`.
 
-    def __init__(self, pairs: Sequence[EncodedPair], counts: WindowCounts) -> None:
+    Args:
+        pairs: the windows.
+        counts: what became of the documents.
+        documents: which document each window is of.
+    """
+
+    def __init__(self, pairs: Sequence[EncodedPair], counts: WindowCounts, documents: Sequence[int]) -> None:
         self.pairs = list(pairs)
         self.counts = counts
+        self.documents = list(documents)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -72,6 +79,15 @@ class Windows(Dataset):
     def lengths(self) -> list[int]:
         """Student tokens of each window."""
         return [len(pair.student.ids) for pair in self.pairs]
+
+    def index_of(self, first_ids: Sequence[int]) -> int | None:
+        """Return the first window that begins with these student tokens and has one more; None: none has.
+
+        Walks through all windows.
+        """
+        wanted = np.asarray(first_ids)
+        found = (i for i, one in enumerate(self.pairs) if np.array_equal(one.student.ids[:-1], wanted))
+        return next(found, None)
 
 
 def make_windows(encoder: PairEncoder, documents: Sequence[str] | Documents, max_length: int) -> Windows:
@@ -89,8 +105,9 @@ def make_windows(encoder: PairEncoder, documents: Sequence[str] | Documents, max
         AlignmentError: there are conversations, and a tokenizer has no chat template.
     """
     pairs: list[EncodedPair] = []
+    places: list[int] = []
     num_refused = num_tokens = num_kept = num_dropped = 0
-    for pair in _encoded(encoder, documents):
+    for place, pair in enumerate(_encoded(encoder, documents)):
         if pair is None:
             num_refused += 1
             continue
@@ -101,9 +118,10 @@ def make_windows(encoder: PairEncoder, documents: Sequence[str] | Documents, max
         num_kept += sum(len(window.student.ids) for window in windows)
         num_dropped += num_cut - len(windows)
         pairs += windows
+        places += [place] * len(windows)
     left_out = num_tokens - num_kept
     counts = WindowCounts(len(documents), num_refused, len(pairs), num_kept, left_out, num_dropped)
-    return Windows(pairs, counts)
+    return Windows(pairs, counts, places)
 
 
 def _encoded(encoder: PairEncoder, documents: Sequence[str] | Documents) -> Iterator[EncodedPair | None]:

@@ -11,7 +11,7 @@ import torch
 
 from distillation.evaluation import measure_speed
 from distillation.evaluation import memory as measure
-from distillation.evaluation.speed import _first_token
+from distillation.evaluation.speed import greedy_token
 
 MIB = 2**20
 needs_linux = pytest.mark.skipif(
@@ -104,6 +104,6 @@ def test_the_first_token_is_the_greedy_one_and_takes_time(llama):
     ids = torch.arange(1, 20)[None]
     with torch.no_grad():
         expected = int(llama(input_ids=ids).logits[0, -1].argmax())
-        assert _first_token(llama, ids) == expected
+        assert greedy_token(llama, ids) == expected
     speed = measure_speed(llama, None, batch_size=2, length=16, num_new_tokens=2)
     assert 0 < speed.first_token_ms < 10_000

@@ -258,3 +258,44 @@ def test_a_dropped_label_takes_its_whole_group_out(models: Any, kind: str) -> No
         )
     assert one == pytest.approx(other, rel=1e-6)
     assert all_of_it != pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "term",
+    ["forward_kl", "reverse_kl", "total_variation", "likelihood", "uld", "gold", "hidden", "attention"],
+)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_teacher_that_says_no_number_is_never_without_effect(models: Any, term: str, value: float) -> None:
+    """Not "no target" and text alone, but a loss that is no number, which the training sees."""
+    student, aligner, batch = make_batch(models, "prefix", same=False)
+    settings = ObjectiveSettings(terms=TermWeights(cross_entropy=0.1, **{term: 1.0}))
+    assert not _loss_with_faulty_teacher(models, student, aligner, settings, batch, value).isfinite()
+
+
+@pytest.mark.parametrize("strategy", ["prefix", "shared", "projection", "truncate", "pad"])
+def test_no_aligner_hides_a_teacher_that_says_no_number(models: Any, strategy: str) -> None:
+    student, aligner, batch = make_batch(models, strategy, same=False)
+    settings = ObjectiveSettings(terms=TermWeights(cross_entropy=0.1, forward_kl=0.9))
+    loss = _loss_with_faulty_teacher(models, student, aligner, settings, batch, torch.nan)
+    assert not loss.isfinite()
+
+
+def _loss_with_faulty_teacher(
+    models: Any, student: Any, aligner: Any, settings: ObjectiveSettings, batch: Any, value: float
+) -> Tensor:
+    """The loss where the teacher's states are not finite after the first tokens of the last window."""
+    teacher = copy.deepcopy(models["teacher"])
+    student = copy.deepcopy(student)
+    if settings.terms.attention:
+        teacher.set_attn_implementation("eager")
+        student.set_attn_implementation("eager")
+
+    def damage(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        output = output.clone()
+        output[-1, 3:] = value
+        return output
+
+    teacher.get_input_embeddings().register_forward_hook(damage)
+    objective = objective_for(models | {"teacher": teacher}, student, aligner, False, settings)
+    with distilling(student, objective), torch.no_grad():
+        return student(**batch)["loss"]

@@ -242,9 +242,12 @@ def load_model(
     `dtype` and `attention` are the choices of the probes; `auto` keeps the checkpoint's and the library's.
 
     Raises:
-        ModelError: weights are missing, are not safetensors, are not finite, or do not fit the configuration.
+        ModelError: weights are missing, are not safetensors, are not finite, or do not fit the configuration;
+            or the model reads later tokens.
     """
     from transformers import AutoModelForCausalLM
+
+    from distillation.evaluation.logits import reads_later_tokens
 
     path = _existing(reference, role)
     arguments: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **_hub_arguments(reference)}
@@ -280,6 +283,13 @@ def load_model(
         raise ModelError(
             f"models.{role}.path = {path}: {name} holds numbers that are not finite as "
             f"{str(model.dtype).removeprefix('torch.')}; take sound weights, or models.{role}.dtype: float32"
+        )
+    with reading_by_libraries(refusal):
+        is_causal = not reads_later_tokens(model)
+    if not is_causal:
+        raise ModelError(
+            f"models.{role}.path = {path}: {type(model).__name__} reads the tokens that it is asked to "
+            "predict; take a causal model, or set is_decoder to true in config.json if it was trained as one"
         )
     return model
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 CHUNK_ELEMENTS = 8_000_000
 """Logits that exist at a time: 32 MB in float32."""
 PROBE_TOKENS = 4
+LEAST_INFLUENCE = 1e-6
+"""Of a later token, beside the largest of any: what is below it is rounding."""
 
 
 class LogitsReader:
@@ -126,6 +128,40 @@ class LogitsReader:
             own = self.model(input_ids=ids_BT, use_cache=False).logits
             logits = self.head(states)
         return logits.shape == own.shape and torch.allclose(logits.float(), own.float(), rtol=1e-3, atol=1e-3)
+
+
+def reads_later_tokens(model: Any) -> bool:
+    """Return whether what `model` says after a token depends on tokens behind it, as a BERT's does.
+
+    Asked of gradients, which are zero for what a causal model masks, however few digits its numbers have.
+    """
+    import torch
+
+    read: list[Tensor] = []
+
+    def watch(module: Any, arguments: Any, output: Tensor) -> Tensor:
+        read.append(output.detach().requires_grad_())
+        return read[-1]
+
+    embeddings = model.get_input_embeddings()
+    num_rows = num_input_rows(model)
+    ids_1T = torch.arange(2 * PROBE_TOKENS, device=embeddings.weight.device)[None] % num_rows
+    hook = embeddings.register_forward_hook(watch)
+    try:
+        with torch.enable_grad(), evaluating(model):
+            logits_TV = model(input_ids=ids_1T, use_cache=False).logits[0, :PROBE_TOKENS].float()
+            if not read:  # its table is read in another way
+                return not LogitsReader(model).is_causal
+            # Not their plain sum, which a norm before the output layer may hold constant.
+            weights_V = torch.arange(logits_TV.shape[1], device=logits_TV.device).float().cos()
+            finite_TV = torch.where(logits_TV.isfinite(), logits_TV, 0.0)  # excluded columns
+            gradient_1TD = torch.autograd.grad((finite_TV * weights_V).sum(), read[0])[0].float()
+    except (RuntimeError, NotImplementedError):  # a kernel without gradients, of quantised weights
+        return not LogitsReader(model).is_causal
+    finally:
+        hook.remove()
+    later = gradient_1TD[:, PROBE_TOKENS:].abs().max()
+    return bool(later > LEAST_INFLUENCE * gradient_1TD.abs().max())
 
 
 def num_input_rows(model: Any) -> int:

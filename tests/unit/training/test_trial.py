@@ -14,12 +14,13 @@ from training_settings import make_settings
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from distillation.alignment import build_aligner
-from distillation.config import EvaluationSettings
+from distillation.config import EvaluationSettings, ModelReference
 from distillation.corpus import load_corpus
 from distillation.errors import ModelError
 from distillation.evaluation import evaluate_models
+from distillation.evaluation.logits import reads_later_tokens
 from distillation.evaluation.speed import measure_speed
-from distillation.models import load_pair
+from distillation.models import load_model, load_pair
 from distillation.training import prepare_job, run_job
 from distillation.training.trial import make_savable, try_saving
 
@@ -153,3 +154,24 @@ def test_what_cannot_be_written_is_one_line_before_the_training(tmp_path) -> Non
     with pytest.raises(ModelError, match=r"^models\.student\.path = x: its configuration and tokenizer"):
         try_saving(model, None, tmp_path, "models.student.path = x")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("is_decoder", [False, True])
+def test_a_model_that_reads_later_tokens_is_refused(tmp_path, is_decoder: bool, dtype: torch.dtype) -> None:
+    """With weights as they are drawn, which let later tokens weigh little, and in few digits too."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = AutoConfig.for_model("bert", vocab_size=96, is_decoder=is_decoder, **sizes)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).to(dtype).save_pretrained(tmp_path)
+    reference = ModelReference(path=str(tmp_path))
+    if is_decoder:
+        assert all(parameter.grad is None for parameter in load_model(reference, "student").parameters())
+        return
+    with pytest.raises(ModelError, match=r"^models\.student\.path = .* reads the tokens that it is asked to"):
+        load_model(reference, "student")
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_a_state_space_model_reads_no_later_tokens(kind: str) -> None:
+    assert not reads_later_tokens(state_space_model(kind))

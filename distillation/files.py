@@ -139,7 +139,7 @@ def storage_error(error: BaseException, places: Mapping[str | Path, str | None])
     if cause is None or named is None:
         # torch, safetensors, pyarrow, sqlite have errors of their own; writing shows whether it is the disk.
         for place in places:
-            refused = _refusal(Path(place))
+            refused = refusal_of(Path(place))
             if refused is not None:
                 cause, named = refused, str(place)
                 break
@@ -171,8 +171,8 @@ def _system_error(error: BaseException) -> OSError | None:
     return None
 
 
-def _refusal(path: Path) -> OSError | None:
-    """Try to write to `path` and beside it; return the system's refusal, if it refuses."""
+def refusal_of(path: Path) -> OSError | None:
+    """Try to write to `path`, if it is there, and beside it; return what the system refuses."""
     folder = path if path.is_dir() else path.parent
     while not folder.exists():
         folder = folder.parent

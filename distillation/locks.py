@@ -22,13 +22,16 @@ HOLDER_FILE = ".lock.holder"
 
 
 @contextmanager
-def exclusive(directory: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+def exclusive(
+    directory: Path, what: str, *, wait: bool = False, setting: str | None = None
+) -> Iterator[None]:
     """Be the only process that writes in `directory` while the block runs.
 
     Args:
         directory: an existing folder.
         what: what the folder is, for the message, such as "job directory".
         wait: for the process that has it, instead of leaving at once; one line says for whom.
+        setting: name of the setting that chose the place, for the message.
 
     Raises:
         LockError: another process has it and `wait` is false; host and process are named.
@@ -36,7 +39,7 @@ def exclusive(directory: Path, what: str, *, wait: bool = False) -> Iterator[Non
     """
     # The system's own lock (flock), never the mere presence of a file: nothing is left behind by a kill.
     lock = FileLock(directory / LOCK_FILE, thread_local=False)
-    with storing(directory):
+    with storing(directory, setting):
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -50,7 +53,7 @@ def exclusive(directory: Path, what: str, *, wait: bool = False) -> Iterator[Non
                 with suppress(Timeout):
                     lock.acquire(timeout=1.0)
     try:
-        with storing(directory):
+        with storing(directory, setting):
             write_json(
                 directory / HOLDER_FILE,
                 {"host": socket.gethostname(), "process": os.getpid(), "since": time.time()},

@@ -45,7 +45,7 @@ def marked_as_running(pipeline: str, config_path: str | None = None) -> Iterator
     mark = _marks() / name
     with storing(mark, "ZENML_CONFIG_PATH"):
         mark.mkdir(parents=True)
-    with exclusive(mark, "pipeline run"):
+    with exclusive(mark, "pipeline run", setting="ZENML_CONFIG_PATH"):
         try:
             yield name
         except Exception:

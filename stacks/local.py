@@ -41,7 +41,7 @@ def register_local_stack(root: Path | None = None) -> bool:
     folder = Path(get_global_config_directory())
     with storing(folder, "ZENML_CONFIG_PATH"):
         folder.mkdir(parents=True, exist_ok=True)
-        with exclusive(folder, "ZenML's folder", wait=True):
+        with exclusive(folder, "ZenML's folder", wait=True, setting="ZENML_CONFIG_PATH"):
             return _register()
 
 

@@ -22,7 +22,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from distillation.errors import InputError, LockError, TrackingError, one_line
+from distillation.errors import (
+    DistillationError,
+    InputError,
+    LockError,
+    StorageError,
+    TrackingError,
+    one_line,
+)
+from distillation.files import storing
 from distillation.locks import exclusive
 from distillation.reading import read_json
 from distillation.redaction import scrub, scrub_all
@@ -159,7 +167,7 @@ class MetricsForwarder:
             if self._state.outcome is not None and not self._state.is_closed:
                 self._server().close(self._open_run(), self._state.outcome)
                 self._save(is_closed=True)
-        except TrackingError as error:
+        except (TrackingError, StorageError) as error:
             self._tell(error)
             return False
         return True
@@ -213,13 +221,13 @@ class MetricsForwarder:
             try:
                 self.forward()
                 pause, self._is_silent = self._interval, False
-            except TrackingError as error:
+            except (TrackingError, StorageError) as error:
                 self._tell(error)
                 pause = min(2 * pause, _MAX_PAUSE)
         self.drain()
 
-    def _tell(self, error: TrackingError) -> None:
-        """Say once an outage that the server is away."""
+    def _tell(self, error: DistillationError) -> None:
+        """Say once an outage that the server is away, or that nothing can be written."""
         if not self._is_silent:
             _LOG.warning("%s; metrics are kept in %s meanwhile", one_line(error), self._log)
         self._is_silent = True
@@ -245,7 +253,7 @@ class MetricsForwarder:
 
     def _save(self, **changes: Any) -> None:
         """Change the state and write it; both threads do."""
-        with self._lock:
+        with self._lock, storing(self._file):
             self._state = replace(self._state, **changes)
             self._file.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._file.with_suffix(".tmp")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from distillation.errors import TrackingError, one_line, reason_of, shorten
+from distillation.files import refusal_of, storage_error
 from distillation.redaction import scrub, secret_in
 
 if TYPE_CHECKING:
@@ -88,8 +89,9 @@ def connect(uri: str) -> MlflowClient:
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # our own line says it once
+    # Our own line says once what these say at length.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
     with tracking_errors(uri):
@@ -112,9 +114,12 @@ def tracking_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        refused = None
+        if uri.startswith(_SQLITE):
+            refused = storage_error(error, {uri.removeprefix(_SQLITE): "tracking.uri"})
+        told = f"{_reason(error)}; see that it runs" if refused is None else one_line(refused)
         raise TrackingError(
-            f"tracking server {uri} failed: {_reason(error)}; see that it runs, then start again: "
-            "finished steps are reused"
+            f"tracking server {uri} failed: {told}, then start again: finished steps are reused"
         ) from error
 
 
@@ -131,6 +136,9 @@ def _check_sqlite(uri: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(path, timeout=1.0)) as database:
             database.execute("PRAGMA schema_version").fetchone()
+        refused = refusal_of(path)
+        if refused is not None:
+            raise refused
     except (OSError, sqlite3.Error) as error:
         raise TrackingError(
             f"tracking.uri = {uri}: cannot be opened ({reason_of(error)}); "

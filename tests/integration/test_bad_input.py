@@ -164,9 +164,16 @@ def clean_clone(tmp_path: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_both_commands_in_processes_of_their_own(clean_clone: dict[str, Any]) -> None:
     python, clone = sys.executable, clean_clone["cwd"]
-    registered = subprocess.run([python, "-m", "stacks.local"], **clean_clone)
-    assert registered.returncode == 0, registered.stderr
-    assert "stack local registered" in registered.stdout
+    # Two first starts at once, on a store that does not exist yet.
+    options = {name: clean_clone[name] for name in ("cwd", "env", "text")}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    starts = [subprocess.Popen([python, "-m", "stacks.local"], **options, **pipes) for _ in range(2)]
+    outputs = [start.communicate(timeout=120) for start in starts]
+    assert [start.returncode for start in starts] == [0, 0], outputs
+    assert sorted(out.splitlines()[-1] for out, _ in outputs) == [
+        "stack local is there",
+        "stack local registered",
+    ]
 
     (clone / "configs" / "typo.yaml").write_text("parameters: {settings: {trainin: {batch_size: 4}}}\n")
     zenml = Path(python).with_name("zenml")

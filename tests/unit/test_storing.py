@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distillation.errors import JobError, StorageError
-from distillation.files import storing
+from distillation.files import storage_error, storing
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
@@ -56,3 +56,14 @@ def test_faults_of_our_own_stay_what_they_are(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with pytest.raises(JobError), storing(tmp_path):
         raise JobError("damaged")
+
+
+def test_of_several_places_the_one_that_refuses_is_named(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    places: dict[str | Path, str | None] = {tmp_path: "training.output_dir", full: "tracking.uri"}
+    hidden = RuntimeError("database or disk is full")
+    assert storage_error(hidden, {tmp_path: "training.output_dir"}) is None
+    named = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(full))
+    hidden.__cause__ = named
+    line = str(storage_error(hidden, places))
+    assert line == "/dev/full: cannot be written, No space left on device; make room there (tracking.uri)"

@@ -39,6 +39,8 @@ class TrainingSettings(Section):
     """A step whose loss or gradient is not finite: `stop` ends the run; a number skips as many of them."""
     max_divergence: Annotated[float, Field(gt=1.0)] = 3.0
     """The run stops where held-out bits per byte are so many times the best so far, or those at the start."""
+    least_targets: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    """The run stops where a smaller part of the positions that the alignment foretold gets a target."""
     evaluations: PositiveInt = 4
     """How often, evenly spread, the held-out bits per byte are measured and a checkpoint is written."""
     gradient_checkpointing: bool = False

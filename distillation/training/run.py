@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distillation.config import DIVERGENCES
 from distillation.errors import CorpusError, JobError
 from distillation.files import storing
 from distillation.fingerprint import digest_of_sources
@@ -244,6 +245,15 @@ class TrainingRun:
             model = self.objective.teacher.reader.model
             try_speaking(model, self.teacher_tokenizer, name_of(models.teacher.path, "teacher"))
 
+    def _foretold(self) -> float | None:
+        """Return the share of positions that should get a target; None in a control and without targets."""
+        from distillation.training.windows import foretold_target_share
+
+        aligner, terms = self.objective.aligner, self.job.objective.terms.active
+        if aligner is None or self.is_control or not terms.keys() & set(DIVERGENCES):
+            return None
+        return foretold_target_share(aligner, self.windows.pairs)
+
     def _collator(self) -> WindowCollator | CachedCollator:
         from distillation.models import need_start_token_id
         from distillation.training.windows import WindowCollator
@@ -293,6 +303,8 @@ class TrainingRun:
             most_skipped=self.job.training.most_skipped,
             max_divergence=self.job.training.max_divergence,
             origins=self.origins,
+            foretold=self._foretold(),
+            least_targets=self.job.training.least_targets,
         )
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)

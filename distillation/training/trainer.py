@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 BEST_METRIC = "held_out/bits_per_byte"
+ALOUD = 0.9
+"""Of the targets that were foretold: fewer are told."""
 SAMPLE_TEXTS, SAMPLE_CHARACTERS = 4, 1000
 """Held-out text on which the student is compared with itself before the training."""
 
@@ -118,6 +120,8 @@ class DistillationTrainer(Trainer):
         max_divergence: how many times the best held-out bits per byte so far, and those before the training,
             a later one may be.
         origins: names of the training documents.
+        foretold: share of positions that should get a target of the teacher; None does not ask.
+        least_targets: how much of it must, at least.
     """
 
     objective: DistillationObjective
@@ -137,6 +141,8 @@ class DistillationTrainer(Trainer):
         most_skipped: int,
         max_divergence: float,
         origins: Sequence[str],
+        foretold: float | None,
+        least_targets: float,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -144,6 +150,7 @@ class DistillationTrainer(Trainer):
         self.most_skipped = most_skipped
         self.max_divergence = max_divergence
         self.origins = origins
+        self.foretold, self.least_targets = foretold, least_targets
         self.num_skipped = 0
         self.start_bits: float | None = None
         self._step_batches: list[Mapping[str, Tensor]] = []
@@ -156,7 +163,7 @@ class DistillationTrainer(Trainer):
         self.num_refused = num_refused
         self.keep_checkpoints = keep_checkpoints
         self.started, self.seconds_before = time.time(), 0.0
-        self.tokens_seen = 0
+        self.tokens_seen = self.targets_seen = 0
         self.measured_at = -1
         self.sums = torch.zeros(len(objective.statistic_names))
 
@@ -247,6 +254,7 @@ class DistillationTrainer(Trainer):
             values = dict(zip(self.objective.statistic_names, sums.tolist(), strict=True))
             self.sums = torch.zeros_like(self.sums)
             self.tokens_seen += int(values["num_tokens"])
+            self.targets_seen += int(values["num_targets"])
             logs["num_tokens"] = values["num_tokens"]
             for name, count in values.items():
                 if name.startswith("count.") and count:
@@ -291,6 +299,7 @@ class DistillationTrainer(Trainer):
         """Keep what has been counted since the last log line beside a checkpoint, one file a process."""
         content = {
             "tokens_seen": self.tokens_seen,
+            "targets_seen": self.targets_seen,
             "sums": self.sums.tolist(),
             "num_skipped": self.num_skipped,
             "start_bits": self.start_bits,
@@ -304,6 +313,7 @@ class DistillationTrainer(Trainer):
         """Go on counting where the checkpoint was written."""
         content = checkpoint.counts(self.args.process_index)
         self.tokens_seen, self.sums = content["tokens_seen"], torch.tensor(content["sums"])
+        self.targets_seen = content["targets_seen"]
         self.seconds_before, self.num_skipped = content["seconds"], content["num_skipped"]
         self.start_bits = content["start_bits"]
 
@@ -342,8 +352,10 @@ class DistillationTrainer(Trainer):
         """Measure held-out bits per byte and report it under the name that chooses the best checkpoint.
 
         Raises:
-            JobError: the student is not finite any more, or far worse than it has been.
+            JobError: the student is not finite any more, or far worse than it has been, or it has learned
+                far less of the teacher than was foretold.
         """
+        self._check_targets()
         model = self.accelerator.unwrap_model(self.model)
         tokenizer = self.processing_class
         result = bits_per_byte(model, tokenizer, self.held_out, **self.evaluation)
@@ -358,6 +370,27 @@ class DistillationTrainer(Trainer):
         texts = [text[:SAMPLE_CHARACTERS] for text in self.held_out[:SAMPLE_TEXTS]]
         model, tokenizer = self.accelerator.unwrap_model(self.model), self.processing_class
         return bits_per_byte(model, tokenizer, texts, **self.evaluation).bits_per_byte
+
+    def _check_targets(self) -> None:
+        """Say aloud that fewer positions got a target than was foretold.
+
+        Raises:
+            JobError: less than the least part of them did.
+        """
+        if not self.foretold or not self.tokens_seen:
+            return
+        share = self.targets_seen / self.tokens_seen
+        found = (
+            f"step {self.state.global_step}: {share:.1%} of the positions got a target of the teacher, "
+            f"{self.foretold:.1%} were foretold"
+        )
+        if share < self.least_targets * self.foretold:
+            raise JobError(
+                f"{found}: the student can write next to nothing of what the teacher says; take another "
+                f"alignment.strategy, or lower training.least_targets = {self.least_targets:g}"
+            )
+        if share < ALOUD * self.foretold:
+            logger.warning("%s; the others learn from the text alone", found)
 
     def _check_divergence(self, bits: float) -> None:
         """Stop a training that only gets worse.

@@ -213,3 +213,33 @@ def test_the_first_tensor_that_is_not_finite_is_named() -> None:
     sound, faulty = torch.full((4,), 3e38), torch.tensor([1.0, torch.inf])
     assert nonfinite_tensor([("a", sound), ("ids", torch.tensor([1])), ("none", torch.zeros(0))]) is None
     assert nonfinite_tensor([("a", sound), ("b", faulty.half()), ("c", faulty)]) == "b"
+
+
+@pytest.mark.parametrize("least", [0.5, 0.0])
+def test_fewer_targets_than_were_foretold_are_told_or_an_error(parts, tmp_path, caplog, least: float) -> None:
+    """A teacher that is sure of a token which the student does not have: sound numbers, and no target."""
+    from transformers import PhiConfig, PhiForCausalLM
+
+    _, path, sound = parts
+    teacher, student = (load_tokenizer(ModelReference(path=str(p)), "teacher") for p in sound.values())
+    own = next(token for text, token in teacher.get_vocab().items() if text not in student.get_vocab())
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = PhiConfig(vocab_size=len(teacher) + 8, max_position_embeddings=256, bos_token_id=0, **sizes)
+    model = PhiForCausalLM(config)
+    with torch.no_grad():
+        model.lm_head.bias[own] = 1e3
+    model.save_pretrained(tmp_path / "teacher")
+    teacher.save_pretrained(tmp_path / "teacher")
+    settings = make_settings(
+        tmp_path / "teacher", sound["student"], path, max_steps=1, evaluations=1, least_targets=least
+    )
+    tokenizers, rows = load_pair(settings.models)
+    corpus = load_corpus(settings.corpus, tokenizers)
+    aligner = build_aligner("shared", *tokenizers.values(), **rows)
+    job_dir = prepare_job(corpus, settings=settings, aligner=aligner, output_dir=tmp_path)
+    if least:
+        with pytest.raises(JobError, match=r"^step 1: 0\.0% of .*training\.least_targets = 0\.5"):
+            run_job(job_dir, on_estimate=lambda line: None)
+        return
+    run_job(job_dir, on_estimate=lambda line: None)
+    assert "step 1: 0.0% of the positions got a target of the teacher" in caplog.text

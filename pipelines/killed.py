@@ -92,7 +92,8 @@ def _close_in_zenml(run: PipelineRunResponse) -> bool:
             publish_utils.publish_step_run_status_update(step.id, ExecutionStatus.STOPPED)
     if Client().get_pipeline_run(run.id, hydrate=False).status.is_finished:
         return not run.status.is_finished
-    publish_utils.publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPED, _REASON)
+    # ZenML calls a run RUNNING as long as steps are to come, unless it is about to stop: then it stops here.
+    publish_utils.publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPING, _REASON)
     return True
 
 

@@ -232,3 +232,26 @@ def test_a_stop_of_a_comparison_is_one_line(second_run: Any, workplace: Any, con
     recorder = Recorder(workplace.recorder().uri, "compared")
     runs = recorder.client.search_runs([recorder.experiment_id()], "attributes.status = 'RUNNING'")
     assert not runs
+
+
+def test_a_run_that_was_killed_between_two_steps_is_closed(second_run: Any, workplace: Any) -> None:
+    """All its steps have ended and others were to come: ZenML goes on calling such a run running."""
+    import sqlalchemy
+    from zenml.client import Client
+
+    from pipelines.killed import close_killed_runs
+    from pipelines.places import zenml_directory
+
+    client = Client()
+    run = client.list_pipeline_runs(sort_by="desc:created", status="completed", size=1, hydrate=True).items[0]
+    with client.zen_store.engine.begin() as connection:
+        key = {"key": run.id.hex}
+        for change in (
+            "update pipeline_run set status = 'running', in_progress = 1, end_time = null where id = :key",
+            "update pipeline_snapshot set step_count = step_count + 1 where id = "
+            "(select snapshot_id from pipeline_run where id = :key)",
+        ):
+            assert connection.execute(sqlalchemy.text(change), key).rowcount == 1
+    (zenml_directory() / "running" / run.name).mkdir(parents=True)
+    assert close_killed_runs() == [run.name]
+    assert client.get_pipeline_run(run.id).status == "stopped"

@@ -11,6 +11,7 @@ from zenml.materializers.base_materializer import BaseMaterializer
 from zenml.utils import io_utils
 
 from distillation.corpus.corpus import PAGE_FILE, Corpus, read_corpus, write_corpus_files
+from distillation.errors import shorten
 from distillation.fingerprint import digest_of
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class CorpusMaterializer(BaseMaterializer):
         return {
             "corpus_source": report.source,
             "fallback_reason": " | ".join(report.fallback_reasons),
+            "left_out": shorten("; ".join(one.describe() for one in report.left_out), 2000),
             "num_train_documents": report.num_train_documents,
             "num_held_out_documents": report.num_held_out_documents,
             "train_bytes": report.train_bytes,

@@ -32,6 +32,7 @@ def show_distillation(run: PipelineRunResponse, settings: Settings) -> None:
     console.print()
     console.print(summary_table(evaluation))
     console.print(f"{num_cached} of {len(run.steps)} steps came from the cache.", highlight=False)
+    _show_corpus(console, run)
     _show_next(console, report)
 
 
@@ -47,6 +48,7 @@ def show_comparison(run: PipelineRunResponse, settings: ComparisonSettings) -> N
     console = Console()
     console.print()
     console.print(comparison_table(comparison))
+    _show_corpus(console, run)
     for failure in comparison.failures:
         console.print(f"Failed: {failure}", style="bold red", highlight=False, markup=False, soft_wrap=True)
     _show_next(console, report)
@@ -77,6 +79,15 @@ def print_lines(lines: Sequence[str]) -> None:
     console.print()
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_corpus(console: Console, run: PipelineRunResponse) -> None:
+    """Print which text the figures are of, and loudly what was given and could not be used."""
+    report = _artifact(run.steps["load_corpus"].outputs["corpus_report"])
+    options: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+    console.print(f"Corpus: {report.sentence}.", **options)
+    for warning in report.warnings:
+        console.print(f"Corpus: {warning}", style="bold yellow", **options)
 
 
 def _show_next(console: Console, report: Path) -> None:

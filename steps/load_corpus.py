@@ -9,6 +9,7 @@ from zenml.types import HTMLString
 
 from distillation.config import CorpusSettings, ModelReference, TrackingSettings
 from distillation.corpus import CorpusReport
+from distillation.errors import shorten
 from steps.caching import CORPUS_CACHE
 from steps.recording import record_pages
 from steps.types import Corpus
@@ -55,4 +56,6 @@ def corpus_tags(report: CorpusReport) -> dict[str, str]:
     tags = {HELD_OUT_TAG: report.held_out_fingerprint, "corpus_source": report.source}
     if report.fallback_reasons:
         tags["fallback_reason"] = " | ".join(report.fallback_reasons)
+    if report.left_out:
+        tags["corpus_left_out"] = shorten("; ".join(one.describe() for one in report.left_out), 2000)
     return tags

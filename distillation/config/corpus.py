@@ -36,11 +36,11 @@ class HubSource(Section):
 
 
 class FileSource(Section):
-    """Local documents: a txt, jsonl or parquet file, or a folder of them."""
+    """Local documents: a txt, jsonl or parquet file, the first two also packed, or a folder of them."""
 
     kind: Literal["file"] = "file"
     path: LocalPath
-    """File or folder."""
+    """File or folder; hidden files are no part of it."""
     text_column: str | None = None
     """Field that holds the text in jsonl and parquet files; None is `text`."""
     messages_column: str | None = None
@@ -112,6 +112,9 @@ class ContractSettings(Section):
     """Largest share of documents without any text left after cleaning."""
     max_duplicate_share: Share = 0.1
     """Largest share of source documents that repeat another one; repeats are dropped in any case."""
+    max_left_out_share: Share = 0.1
+    """Largest share of a source that cannot be used, of its documents (no JSON, a NUL, ...) and of the bytes
+    of a folder's files (a suffix that is not read, damage)."""
     max_leaked_share: Share = 0.2
     """A held-out document leaks when more than this share of its long n-grams stands in training ones."""
     max_leaking_documents_share: Share = 0.05

@@ -86,10 +86,12 @@ def check_contract(
     """
     frame = statistics.documents.assign(duplicate_share=statistics.duplicate_share)
     frame = frame.assign(**{_column(name): share for name, share in statistics.unknown_shares.items()})
+    frame = frame.assign(**{_left_out(what): share for what, share in statistics.left_out_shares.items()})
     with _quiet():
         terms = [
             *_count_terms(settings),
             *_text_terms(settings),
+            *_left_out_terms(settings, statistics.left_out_shares),
             *_split_terms(settings),
             *_token_terms(settings, statistics.unknown_shares),
         ]
@@ -97,6 +99,10 @@ def check_contract(
         page = render_contract_page(result, title)
     checks = tuple(_check(term, outcome) for term, outcome in zip(terms, result.results, strict=True))
     return ContractResult(success=bool(result.success), checks=checks), page
+
+
+def _left_out(what: str) -> str:
+    return f"left_out_{what}_share"
 
 
 def _column(tokenizer_name: str) -> str:
@@ -177,6 +183,26 @@ def _text_terms(settings: ContractSettings) -> list[_Term]:
                 description=f"At most {100 * repeated:g} % of the source's documents repeat another one",
             ),
         ),
+    ]
+
+
+def _left_out_terms(settings: ContractSettings, shares: Mapping[str, float]) -> list[_Term]:
+    from great_expectations.expectations import ExpectColumnMaxToBeBetween
+
+    limit = settings.max_left_out_share
+    words = {"documents": "documents", "files": "bytes of its files"}
+    return [
+        _Term(
+            _left_out(what),
+            f"<= {limit:g}",
+            "corpus.contract.max_left_out_share",
+            ExpectColumnMaxToBeBetween(
+                column=_left_out(what),
+                max_value=limit,
+                description=f"At most {100 * limit:g} % of the source's {words[what]} cannot be used",
+            ),
+        )
+        for what in shares
     ]
 
 

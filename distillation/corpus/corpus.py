@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from distillation.corpus.contract import ContractCheck
 from distillation.corpus.documents import Document, is_validation
 from distillation.corpus.labels import source_labels
+from distillation.corpus.left_out import LeftOut
 from distillation.errors import CorpusError, InputError, one_line
 from distillation.reading import open_regular, printable, read_bytes, read_text, reading_by_libraries
 
@@ -42,8 +43,10 @@ class CorpusReport(BaseModel):
     """`hub`, `file` or `documentation`."""
     fallback_reasons: tuple[str, ...] = ()
     """Why each source before it was not used."""
-    refused_files: tuple[str, ...] = ()
-    """Files of the source that were left out, with the reason."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Files and documents of the source that are in neither part, by cause."""
+    is_read_to_end: bool = True
+    """Whether the whole source was read; not so where the limits in bytes were reached before."""
     num_documents_read: int
     """Documents that the source gave until the limits were reached."""
     num_short_dropped: int
@@ -74,6 +77,23 @@ class CorpusReport(BaseModel):
     """Hash of the held-out documents: results with the same one are comparable."""
     checks: tuple[ContractCheck, ...] = ()
     """The contract, expectation by expectation."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before believing the figures: another corpus, texts that could not be used."""
+        passed_over = (f"{self.source} is used, as {reason}" for reason in self.fallback_reasons)
+        unusable = (f"left out {one.describe()}" for one in self.left_out if not one.by_setting)
+        return (*passed_over, *unusable)
+
+    @property
+    def sentence(self) -> str:
+        """What is used of which source, and what its settings sort out, in one line."""
+        by_setting = [one.describe() for one in self.left_out if one.by_setting]
+        used = f"{self.num_train_documents:,} documents to train on, {self.num_held_out_documents:,} held out"
+        unread = "" if self.is_read_to_end else ", the rest unread as the limits in bytes are reached"
+        return f"{self.source}: {used}{unread}" + (
+            f"; not used: {'; '.join(by_setting)}" if by_setting else ""
+        )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from distillation.errors import CorpusError
+from distillation.corpus.left_out import BadDocumentError, check_characters
+from distillation.errors import shorten
 
 SYSTEM_ROLES = ("system", "developer")
 
@@ -51,32 +52,32 @@ def conversation_of(messages: Iterable[Mapping[str, str]], origin: str) -> Docum
     return Document("\n\n".join(filter(None, said)), origin, json.dumps(kept))
 
 
-def check_messages(value: Any, column: str, where: str) -> list[dict[str, str]]:
+def check_messages(value: Any, column: str) -> list[dict[str, str]]:
     """Return the messages of a row; a missing value is a conversation without any.
 
     Raises:
-        CorpusError: the value is no list of messages, or a message is more than a role and a text.
+        BadDocumentError: the value is no list of messages, or a message is more than a role and a text.
     """
     setting = f"messages_column = {column!r}"
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         kind = type(value).__name__
-        raise CorpusError(f"{where}: {setting} holds {kind}, not a list of messages; name a column that does")
+        raise BadDocumentError(f"{setting} holds {kind}, not a list of messages", "name a column that does")
     messages = []
     for one in value:
         if not isinstance(one.get("role"), str):
-            keys = ", ".join(sorted(map(str, one))) or "nothing"
-            raise CorpusError(
-                f"{where}: a message of {setting} has {keys}; give each a role and a content, both text"
+            keys = shorten(", ".join(sorted(map(str, one))), 80) or "nothing"
+            raise BadDocumentError(
+                f"a message of {setting} has {keys}", "give each a role and a content, both text"
             )
         content = one.get("content")
         if (content is not None and not isinstance(content, str)) or one.get("tool_calls"):
-            raise CorpusError(
-                f"{where}: a message of {setting} has more than text (tool calls, or a content that is "
-                f"{type(content).__name__}); leave such conversations out"
+            raise BadDocumentError(
+                f"a message of {setting} has more than text (tool calls, or a content that is "
+                f"{type(content).__name__})"
             )
-        messages.append({"role": one["role"], "content": content or ""})
+        messages.append({"role": check_characters(one["role"]), "content": check_characters(content or "")})
     return messages
 
 

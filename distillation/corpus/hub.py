@@ -8,6 +8,7 @@ into the library's cache, from where `HF_HUB_OFFLINE=1` reads it again without a
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from distillation.config import CorpusSettings, HubSource
 from distillation.corpus.documents import Document
 from distillation.corpus.files import Row, column_of, documents_of, missing_column
+from distillation.corpus.left_out import BadFileError, Tally
 from distillation.errors import CorpusError, one_line
 from distillation.hub import answer_within
 
@@ -36,7 +38,9 @@ class HubReach:
         return self._answer[0]
 
 
-def iterate_hub(source: HubSource, settings: CorpusSettings, reach: HubReach) -> Iterator[Document]:
+def iterate_hub(
+    source: HubSource, settings: CorpusSettings, reach: HubReach, tally: Tally
+) -> Iterator[Document]:
     """Yield the documents of one split of a hub dataset in its own order.
 
     Raises:
@@ -49,7 +53,12 @@ def iterate_hub(source: HubSource, settings: CorpusSettings, reach: HubReach) ->
         if reason is not None:
             raise CorpusError(reason)
     dataset = _open_dataset(source, settings, is_offline=constants.HF_HUB_OFFLINE)
-    yield from documents_of(_rows(dataset, source), source, f"{source.path}/{source.split}")
+    try:
+        yield from documents_of(_rows(dataset, source), source, f"{source.path}/{source.split}", tally)
+    except BadFileError as bad:
+        raise CorpusError(f"split {source.split}: {bad.cause}; {bad.detail}") from None
+    if not tally.num_given and tally.entries:
+        raise CorpusError(tally.reasons())
 
 
 def _ask_endpoint(timeout: float) -> str | None:
@@ -140,7 +149,7 @@ def _parquet_rows(urls: list[str], source: HubSource) -> Iterator[dict[str, Any]
     for url in urls:
         with file_system.open(url, "rb", cache_type="none") as remote, pq.ParquetFile(remote) as file:
             if column not in file.schema_arrow.names:
-                raise missing_column(source, file.schema_arrow.names, f"split {source.split}")
+                raise missing_column(source, file.schema_arrow.names)
             for group in range(file.num_row_groups):
                 # One column gains nothing from threads, and one that still holds a buffer of `remote` when
                 # Python ends aborts the process (apache/arrow issue 45214).
@@ -151,18 +160,18 @@ def _rows(dataset: Iterable[dict[str, Any]], source: HubSource) -> Iterator[Row]
     where = f"split {source.split}"
     column, _ = column_of(source)
     iterator = iter(dataset)
-    while True:
+    for number in itertools.count(1):
         try:
             row = next(iterator)
         except StopIteration:
             return
-        except CorpusError:
+        except BadFileError:
             raise
         except Exception as error:
             raise CorpusError(f"reading the dataset failed ({_short(error)}); try again") from error
         if column not in row:
-            raise missing_column(source, row, where)
-        yield row[column], where
+            raise missing_column(source, row)
+        yield row[column], f"{where} row {number}"
 
 
 def _short(error: BaseException) -> str:

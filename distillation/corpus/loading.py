@@ -10,8 +10,9 @@ than its part may be and the part would else be empty; it then stays in the part
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from distillation.corpus.contract import check_contract
 from distillation.corpus.corpus import Corpus, CorpusReport, dataset_of, fingerprint_of
 from distillation.corpus.documents import Document, is_held_out
 from distillation.corpus.hub import HubReach
+from distillation.corpus.left_out import LeftOut
 from distillation.corpus.ngrams import find_contaminated, measure_overlap
 from distillation.corpus.sources import SourceNotes, describe_source, iterate_source
 from distillation.corpus.statistics import CorpusStatistics, measure_documents, measure_unknown_shares
@@ -56,10 +58,10 @@ def load_corpus(settings: CorpusSettings, tokenizers: Mapping[str, Any]) -> Corp
             reasons.append(f"{name}: {one_line(error)}")
             if index + 1 < len(settings.sources):
                 logger.warning("%s; trying the next source", reasons[-1])
-    advice = "; add documentation as the last source, it is always there"
-    if any(source.kind == "documentation" for source in settings.sources):
-        advice = ""
-    raise CorpusError(" | ".join(reasons) + advice)
+    # Whoever names texts wants these, not others; whoever names the hub may be without a network.
+    if all(source.kind == "hub" for source in settings.sources):
+        reasons[-1] += "; to train on other text meanwhile, name documentation as the last source"
+    raise CorpusError(" | ".join(reasons))
 
 
 def _load_source(
@@ -71,28 +73,29 @@ def _load_source(
 ) -> Corpus:
     notes = SourceNotes(reach)
     intake = _read_documents(source, settings, notes)
-    for refused in notes.refused_files:
-        logger.warning("%s: file left out: %s", describe_source(source), refused)
+    unusable = tuple(notes.tally.entries.values())
+    for one in unusable:
+        logger.warning("%s: left out %s", describe_source(source), one.describe())
     train, held_out = intake.train.finish(), intake.held_out.finish()
-    if not train and not intake.invalid:
-        raise CorpusError(_why_empty(intake, settings))
+    if not train:
+        raise CorpusError(_why_empty(intake, settings) + _left_out_note(unusable))
     overlap = measure_overlap([one.text for one in train], [one.text for one in held_out])
     is_dropped = find_contaminated(overlap, settings.contract.max_leaked_share)
     kept = [document for document, dropped in zip(train, is_dropped, strict=True) if not dropped]
     leaked = overlap.leaked_shares(~is_dropped)
     statistics = CorpusStatistics(
-        measure_documents(kept, held_out, intake.invalid, leaked),
+        measure_documents(kept, held_out, leaked),
         duplicate_share=intake.num_duplicates / max(intake.num_duplicates + len(intake.seen), 1),
         unknown_shares=measure_unknown_shares(tokenizers, [*kept, *held_out]),
+        left_out_shares=notes.tally.shares(),
     )
     contract, page = check_contract(statistics, settings.contract, describe_source(source))
     if not contract.success:
-        raise CorpusError(contract.reason() + _dropped_note(intake, settings))
+        raise CorpusError(contract.reason() + _dropped_note(intake, settings) + _left_out_note(unusable))
     report = CorpusReport(
         source=describe_source(source),
         source_kind=source.kind,
         fallback_reasons=fallback_reasons,
-        refused_files=tuple(notes.refused_files),
         num_documents_read=intake.num_read,
         num_short_dropped=intake.num_short,
         num_duplicates_dropped=intake.num_duplicates,
@@ -108,6 +111,8 @@ def _load_source(
         train_fingerprint=fingerprint_of(document.document_id for document in kept),
         held_out_fingerprint=fingerprint_of(document.document_id for document in held_out),
         checks=contract.checks,
+        is_read_to_end=intake.is_at_end,
+        left_out=(*unusable, *_sorted_out(intake, settings, int(is_dropped.sum()), notes.tally.unopened)),
     )
     return Corpus(dataset_of(kept), dataset_of(held_out), report, page)
 
@@ -120,6 +125,8 @@ class _Part:
     documents: list[Document] = field(default_factory=list)
     num_bytes: int = 0
     num_overflows: int = 0
+    num_passed_over: int = 0
+    """Documents of this part that its limit left no room for."""
     is_full: bool = False
     oversized: Document | None = None
 
@@ -130,11 +137,13 @@ class _Part:
     def add(self, document: Document) -> None:
         num_bytes = _num_bytes(document.text)
         if self.is_full:
-            return
-        if self.limit is not None and num_bytes > self.limit:
+            self.num_passed_over += 1
+        elif self.limit is not None and num_bytes > self.limit:
+            self.num_passed_over += 1
             self.oversized = self.oversized or document
         elif self.limit is not None and self.num_bytes + num_bytes > self.limit:
             # One long document must not end a part that is still far from its limit.
+            self.num_passed_over += 1
             self.num_overflows += 1
             self.is_full = self.is_nearly_full or self.num_overflows >= _MAX_OVERFLOWS
         else:
@@ -158,44 +167,36 @@ class _Intake:
 
     train: _Part
     held_out: _Part
-    invalid: list[Document] = field(default_factory=list)
     seen: set[bytes] = field(default_factory=set)
     num_read: int = 0
     num_short: int = 0
     num_duplicates: int = 0
+    is_at_end: bool = True
+    """Whether the source was read to its end."""
 
 
 def _read_documents(source: Source, settings: CorpusSettings, notes: SourceNotes) -> _Intake:
     """Read until both parts are full or the source ends; one full part does not starve the other."""
     intake = _Intake(_Part(settings.max_train_bytes), _Part(settings.max_held_out_bytes))
-    for raw in iterate_source(source, settings, notes):
-        intake.num_read += 1
-        document = raw.with_plain_line_ends()
-        if len(document.text) < settings.min_document_characters:
-            intake.num_short += 1
-            continue
-        key = bytes.fromhex(document.document_id)
-        if key in intake.seen:
-            intake.num_duplicates += 1
-            continue
-        intake.seen.add(key)
-        if not _is_valid_utf8(document.text):
-            intake.invalid.append(document)
-            continue
-        part = intake.held_out if is_held_out(document.document_id, settings.held_out_share) else intake.train
-        part.add(document)
-        # Held-out documents are few: waiting for the last one of them may take many more of the others.
-        if intake.train.is_full and (intake.held_out.is_full or intake.held_out.is_nearly_full):
-            break
+    with contextlib.closing(iterate_source(source, settings, notes)) as documents:
+        for raw in documents:
+            intake.num_read += 1
+            document = raw.with_plain_line_ends()
+            if len(document.text) < settings.min_document_characters:
+                intake.num_short += 1
+                continue
+            key = bytes.fromhex(document.document_id)
+            if key in intake.seen:
+                intake.num_duplicates += 1
+                continue
+            intake.seen.add(key)
+            is_for_measuring = is_held_out(document.document_id, settings.held_out_share)
+            (intake.held_out if is_for_measuring else intake.train).add(document)
+            # Held-out documents are few: waiting for the last one of them may take many more of the others.
+            if intake.train.is_full and (intake.held_out.is_full or intake.held_out.is_nearly_full):
+                intake.is_at_end = False
+                break
     return intake
-
-
-def _is_valid_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _num_bytes(text: str) -> int:
@@ -223,3 +224,27 @@ def _dropped_note(intake: _Intake, settings: CorpusSettings) -> str:
         f"; {intake.num_short} of {intake.num_read} documents have fewer than "
         f"corpus.min_document_characters = {settings.min_document_characters} characters"
     )
+
+
+def _left_out_note(unusable: Sequence[LeftOut]) -> str:
+    """Say what could not be used, and where the first of it stands."""
+    return f"; left out: {'; '.join(one.describe() for one in unusable)}" if unusable else ""
+
+
+def _sorted_out(
+    intake: _Intake, settings: CorpusSettings, num_contaminated: int, unopened: LeftOut | None
+) -> Iterator[LeftOut]:
+    """Yield what settings left out of a source that is used."""
+    counts = {
+        f"shorter than corpus.min_document_characters = {settings.min_document_characters}": intake.num_short,
+        "repeats of an earlier one": intake.num_duplicates,
+        "shared with held-out ones beyond corpus.contract.max_leaked_share": num_contaminated,
+        f"beyond corpus.max_train_bytes = {settings.max_train_bytes}": intake.train.num_passed_over,
+        f"beyond corpus.max_held_out_bytes = {settings.max_held_out_bytes}": intake.held_out.num_passed_over,
+    }
+    for cause, count in counts.items():
+        if count:
+            yield LeftOut(what="documents", cause=cause, count=count, by_setting=True)
+    if unopened is not None and unopened.count:
+        cause = "not needed, as corpus.max_train_bytes and corpus.max_held_out_bytes were reached"
+        yield unopened.model_copy(update={"cause": cause})

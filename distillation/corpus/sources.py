@@ -6,13 +6,14 @@ A source yields documents in an order that is the same on each reading. What it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 from distillation.config import CorpusSettings, FileSource, HubSource, Source
 from distillation.corpus.documents import Document
 from distillation.corpus.files import iterate_files
 from distillation.corpus.hub import HubReach, iterate_hub
+from distillation.corpus.left_out import BadDocumentError, Tally, check_characters
 
 
 @dataclass
@@ -20,8 +21,8 @@ class SourceNotes:
     """What reading sources found out besides the documents."""
 
     hub: HubReach
-    refused_files: list[str] = field(default_factory=list)
-    """Reasons of the files of the current source that were left out."""
+    tally: Tally = field(default_factory=Tally)
+    """What the current source gave, and what of it was left out."""
 
 
 def describe_source(source: Source) -> str:
@@ -38,7 +39,7 @@ def describe_source(source: Source) -> str:
 
 def iterate_source(
     source: Source, settings: CorpusSettings, notes: SourceNotes | None = None
-) -> Iterator[Document]:
+) -> Generator[Document, None, None]:
     """Yield the documents of `source` as they are; nothing is cleaned or dropped here.
 
     Args:
@@ -52,10 +53,17 @@ def iterate_source(
     if notes is None:
         notes = SourceNotes(HubReach(settings.hub_timeout))
     if isinstance(source, HubSource):
-        yield from iterate_hub(source, settings, notes.hub)
+        yield from iterate_hub(source, settings, notes.hub, notes.tally)
     elif isinstance(source, FileSource):
-        yield from iterate_files(source, notes.refused_files.append)
+        yield from iterate_files(source, notes.tally)
     else:
         from distillation.corpus.documentation import iterate_documentation
 
-        yield from iterate_documentation()
+        for document in iterate_documentation():
+            try:
+                check_characters(document.text)
+            except BadDocumentError as bad:
+                notes.tally.leave_out_document(document.origin, bad)
+            else:
+                notes.tally.num_given += 1
+                yield document

@@ -35,12 +35,13 @@ class CorpusStatistics:
     """Share of the source's documents that repeated another one and were dropped."""
     unknown_shares: dict[str, float] = field(default_factory=dict)
     """For each tokenizer, the share of its tokens on a sample that stand for text it cannot spell."""
+    left_out_shares: dict[str, float] = field(default_factory=dict)
+    """Share of the `documents`, and of the bytes of the `files`, of the source that could not be used."""
 
 
 def measure_documents(
     train: Sequence[Document],
     held_out: Sequence[Document],
-    invalid: Sequence[Document] = (),
     leaked_shares: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Return one row a document; flags are 0 and 1, because Great Expectations cannot write numpy's bool.
@@ -48,13 +49,12 @@ def measure_documents(
     Args:
         train: accepted training documents.
         held_out: accepted held-out documents.
-        invalid: documents whose text has no UTF-8 form, so that no table can hold them.
         leaked_shares: float64, one a held-out document.
     """
     import pandas as pd
 
-    parts = [TRAIN] * len(train) + [HELD_OUT] * len(held_out) + [TRAIN] * len(invalid)
-    documents = [*train, *held_out, *invalid]
+    parts = [TRAIN] * len(train) + [HELD_OUT] * len(held_out)
+    documents = [*train, *held_out]
     train_ids = {document.document_id for document in train}
     of_held_out = slice(len(train), len(train) + len(held_out))
     is_in_train, shares = np.full((2, len(documents)), np.nan)
@@ -66,12 +66,20 @@ def measure_documents(
             "part": parts,
             "num_characters": [len(document.text) for document in documents],
             "has_text": [int(bool(document.text.strip())) for document in documents],
-            "is_valid_utf8": [1] * (len(train) + len(held_out)) + [0] * len(invalid),
+            "is_valid_utf8": [int(_is_valid_utf8(document.text)) for document in documents],
             "num_nuls": [document.text.count("\0") for document in documents],
             "is_in_train": is_in_train,
             "leaked_share": shares,
         }
     )
+
+
+def _is_valid_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def unknown_share(tokenizer: Any, texts: Sequence[str]) -> float:

@@ -102,7 +102,7 @@ def check_sources(corpus: CorpusSettings) -> list[str]:
     ]
     lines = [f"corpus.sources.{index}.path = {path!r} does not exist" for index, path in absent]
     if lines and len(lines) == len(corpus.sources):
-        raise CorpusError(f"{'; '.join(lines)}: name an existing file or folder, or add documentation")
+        raise CorpusError(f"{'; '.join(lines)}: name an existing file or folder")
     return [f"{line}: the next source will be used" for line in lines]
 
 

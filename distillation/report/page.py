@@ -198,9 +198,10 @@ def _corpus(evaluation: Evaluation, report: CorpusReport) -> dict[str, Any]:
             f"({scaled(report.held_out_bytes, 'B')}, fingerprint {evaluation.held_out_fingerprint}). "
             f"Data contract: {num_passed} of {len(report.checks)} expectations hold."
         ),
-        "fallbacks": report.fallback_reasons,
+        "warnings": report.warnings,
+        "left_out": report.left_out,
         "checks": report.checks,
-        "facts": facts(report.model_dump(mode="json", exclude={"checks", "fallback_reasons"})),
+        "facts": facts(report.model_dump(mode="json", exclude={"checks", "fallback_reasons", "left_out"})),
     }
 
 

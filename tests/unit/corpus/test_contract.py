@@ -21,12 +21,12 @@ def _documents(prefix: str, count: int, text: str = "sensible text, long enough 
 
 
 def _check(
-    train=None, held_out=None, invalid=(), leaked=None, duplicate_share=0.0, unknown=None
+    train=None, held_out=None, leaked=None, duplicate_share=0.0, unknown=None
 ) -> tuple[ContractResult, str]:
     train = _documents("train", 10) if train is None else train
     held_out = _documents("held-out", 4) if held_out is None else held_out
     leaked = np.zeros(len(held_out)) if leaked is None else leaked
-    frame = measure_documents(train, held_out, invalid, leaked)
+    frame = measure_documents(train, held_out, leaked)
     statistics = CorpusStatistics(frame, duplicate_share, unknown or {"student": 0.0})
     return check_contract(statistics, SETTINGS.model_copy(update={"min_median_characters": 30}), "file <x>")
 
@@ -49,7 +49,11 @@ def test_sound_corpus_passes():
             1 / 15,
             {"train": [*_documents("train", 10), Document(" \n" * 40, "blank")]},
         ),
-        ("invalid_utf8_share", 1 / 15, {"invalid": [Document("a lone surrogate \ud800 in a text", "bad")]}),
+        (
+            "invalid_utf8_share",
+            1 / 15,
+            {"train": [*_documents("t", 10), Document("a lone surrogate \ud800 in a text", "bad")]},
+        ),
         (
             "most_nul_characters",
             2,

@@ -14,6 +14,7 @@ from distillation.config import CorpusSettings, FileSource, parse_settings
 from distillation.corpus import load_corpus, read_corpus, save_corpus
 from distillation.corpus.documents import conversation_of, is_held_out
 from distillation.corpus.files import iterate_files
+from distillation.corpus.left_out import Tally
 from distillation.errors import CorpusError, SettingsError
 
 SYSTEM = "You are a careful assistant who answers in one short sentence and never makes anything up. " * 3
@@ -43,7 +44,7 @@ def test_rows_become_conversations(tmp_path: Path) -> None:
         [{"role": "user", "content": None, "tool_calls": None}],
     ]  # fmt: skip
     source = FileSource(**_write(tmp_path / "a.jsonl", talks, "talk"))
-    first, *rest = iterate_files(source, print)
+    first, *rest = iterate_files(source, Tally())
     assert first.text == "a\nb\n\n c "
     assert json.loads(first.messages) == [{**talks[0][0]}, {"role": "user", "content": "a\nb"}, *talks[0][2:]]
     assert first.origin == "a.jsonl:0"
@@ -53,7 +54,7 @@ def test_rows_become_conversations(tmp_path: Path) -> None:
     ]
     table = pa.table({"talk": talks[:2], "other": [1, 2]})
     pq.write_table(table, tmp_path / "a.parquet")
-    again = list(iterate_files(source.model_copy(update={"path": str(tmp_path / "a.parquet")}), print))
+    again = list(iterate_files(source.model_copy(update={"path": str(tmp_path / "a.parquet")}), Tally()))
     assert [one.messages for one in again] == [first.messages, "[]"]
 
 
@@ -117,7 +118,7 @@ def test_one_conversation_larger_than_its_part_is_not_cut(tmp_path: Path) -> Non
 def test_what_is_no_conversation_is_one_line(tmp_path: Path, value: object, message: str) -> None:
     source = FileSource(**_write(tmp_path / "a.jsonl", [value]))
     with pytest.raises(CorpusError, match=message) as raised:
-        list(iterate_files(source, print))
+        list(iterate_files(source, Tally()))
     assert "\n" not in str(raised.value)
 
 
@@ -126,10 +127,10 @@ def test_a_wrong_column_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         CorpusError, match="no column messages_column = 'chat'; the columns are: id, messages"
     ):
-        list(iterate_files(source, print))
+        list(iterate_files(source, Tally()))
     (tmp_path / "b.txt").write_text("text")
     with pytest.raises(CorpusError, match=r"b\.txt: a txt file has no messages_column = 'chat'"):
-        list(iterate_files(source.model_copy(update={"path": str(tmp_path / "b.txt")}), print))
+        list(iterate_files(source.model_copy(update={"path": str(tmp_path / "b.txt")}), Tally()))
 
 
 @pytest.mark.parametrize("kind", ["file", "hub"])

@@ -126,14 +126,19 @@ def test_sources_are_tried_in_order_and_reasons_are_kept(tmp_path, caplog):
     missing = {"kind": "file", "path": str(tmp_path / "missing")}
     few = _write(tmp_path / "few.jsonl", _texts(5))
     nul = _write(tmp_path / "nul.jsonl", [text + "\0" for text in _texts(80)])
-    surrogate = _write(tmp_path / "surrogate.jsonl", [*_texts(80), _texts(1)[0] + "\ud800"])
+    surrogate = _write(tmp_path / "surrogate.jsonl", [*_texts(80), *(_texts(10, seed=2) + ["\ud800"] * 20)])
     good = _write(tmp_path / "good.jsonl", _texts(80))
     unused = _write(tmp_path / "unused.jsonl", _texts(80, seed=5))
     with caplog.at_level(logging.WARNING):
         corpus = load_corpus(_settings(missing, few, nul, surrogate, good, unused), {})
     report = corpus.report
     assert report.source == f"file {good['path']!r}"
-    patterns = ("no such file", "num_train_documents", "most_nul_characters", "invalid_utf8_share")
+    patterns = (
+        "no such file",
+        "num_train_documents",
+        "nul.jsonl line 1: holds a NUL character",
+        "left_out_documents_share",
+    )
     assert len(report.fallback_reasons) == len(patterns)
     for index, (reason, pattern) in enumerate(zip(report.fallback_reasons, patterns, strict=True)):
         assert reason.startswith(f"corpus.sources[{index}] = file ")
@@ -156,21 +161,86 @@ def test_every_source_failing_lists_all_reasons_in_one_line(tmp_path):
     assert "\n" not in message
     for index in range(4):
         assert f"corpus.sources[{index}] = file" in message
-    for part in ("no such file", "holds no .txt", "documentation", "3 of 3 documents have fewer than"):
+    for part in ("no such file", "holds no .txt", "3 of 3 documents have fewer than"):
         assert part in message
 
 
-def test_refused_file_of_a_folder_is_reported(tmp_path, caplog):
+def test_what_cannot_be_used_is_told_and_costs_nothing_else(tmp_path, caplog):
     folder = tmp_path / "texts"
     folder.mkdir()
-    _write(folder / "a.jsonl", _texts(80))
+    texts = _texts(80)
+    _write(folder / "a.jsonl", [*texts[:40], texts[0] + "\0", *texts[40:]])
     (folder / "b.txt").write_bytes(b"caf\xe9")
+    (folder / "c.csv").write_text("text\n")
     with caplog.at_level(logging.WARNING):
         corpus = load_corpus(_settings({"kind": "file", "path": str(folder)}), {})
-    assert corpus.report.refused_files == ("b.txt: invalid UTF-8 at byte 3; convert the file to UTF-8",)
-    assert "b.txt: invalid UTF-8 at byte 3" in caplog.text
-    with pytest.raises(CorpusError, match=r"b\.txt: invalid UTF-8 at byte 3"):
+    alone = load_corpus(_settings(_write(tmp_path / "a.jsonl", texts)), {})
+    assert corpus.report.train_fingerprint == alone.report.train_fingerprint
+    lines = [one.describe() for one in corpus.report.left_out]
+    assert lines[0] == "1 file: suffix '.csv' is not read (c.csv)"
+    assert lines[1] == "1 document: holds a NUL character (a.jsonl line 41)"
+    assert lines[2].startswith("1 document: invalid UTF-8")
+    assert lines[2].endswith("(b.txt line 1)")
+    assert all(line in caplog.text for line in lines)
+    assert len(corpus.report.warnings) == 3
+    assert {check.name for check in corpus.report.checks} >= {
+        "left_out_documents_share",
+        "left_out_files_share",
+    }
+    with pytest.raises(CorpusError, match=r"b\.txt line 1: invalid UTF-8"):
         load_corpus(_settings({"kind": "file", "path": str(folder / "b.txt")}), {})
+
+
+@pytest.mark.parametrize("what", ["documents", "files"])
+def test_a_share_above_the_setting_refuses_and_names_the_first(tmp_path, what):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    texts = _texts(80)
+    bad = [text + "\0" for text in _texts(20, seed=4)] if what == "documents" else []
+    _write(folder / "a.jsonl", [*bad, *texts])
+    if what == "files":
+        (folder / "LICENSE.html").write_text("x" * 9000)
+    source = {"kind": "file", "path": str(folder)}
+    with pytest.raises(CorpusError) as raised:
+        load_corpus(_settings(source), {})
+    message = str(raised.value)
+    assert f"left_out_{what}_share is 0." in message
+    assert "must be <= 0.1 (corpus.contract.max_left_out_share)" in message
+    assert ("a.jsonl line 1" if what == "documents" else "'.html' is not read (LICENSE.html)") in message
+    assert "documentation" not in message
+    allowed = ContractSettings(max_left_out_share=0.3)
+    assert load_corpus(_settings(source, contract=allowed), {}).report.num_train_documents > 60
+
+
+def test_what_settings_sort_out_is_told_and_refuses_nothing(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    texts = _texts(300)
+    _write(folder / "a.jsonl", ["too short", *texts[:200], texts[0]])
+    _write(folder / "b.jsonl", texts[200:])
+    size = len(texts[0])
+    limits = {"max_train_bytes": 60 * size, "max_held_out_bytes": 4 * size}
+    report = load_corpus(_settings({"kind": "file", "path": str(folder)}, **limits), {}).report
+    assert not report.is_read_to_end
+    assert report.warnings == ()
+    causes = {one.cause: one.count for one in report.left_out}
+    assert causes["shorter than corpus.min_document_characters = 200"] == 1
+    assert causes["not needed, as corpus.max_train_bytes and corpus.max_held_out_bytes were reached"] == 1
+    used = report.num_train_documents + report.num_held_out_documents
+    assert sum(causes.values()) - 1 + used == report.num_documents_read
+    assert "60" not in report.sentence or "unread" in report.sentence
+    whole = load_corpus(_settings({"kind": "file", "path": str(folder)}), {}).report
+    assert whole.is_read_to_end
+    assert {one.cause.split(" ")[0] for one in whole.left_out} == {"shorter", "repeats"}
+
+
+def test_documentation_is_advised_only_in_place_of_the_hub(tmp_path):
+    missing = {"kind": "file", "path": str(tmp_path / "missing")}
+    with pytest.raises(CorpusError) as raised:
+        load_corpus(_settings(missing), {})
+    assert str(raised.value).endswith("give an existing one")
+    with pytest.raises(CorpusError, match="name documentation as the last source"):
+        load_corpus(_settings({"kind": "hub", "path": "a/b"}, hub_timeout=0.5), {})
 
 
 def test_unknown_tokens_refuse_a_source(tmp_path, shared_dir):

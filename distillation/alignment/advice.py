@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from distillation.alignment.coverage import CorpusAudit, SliceAudit
+from distillation.alignment.coverage import IN_A_TEXT, REFUSED_TEXT, CorpusAudit, SliceAudit
 from distillation.alignment.kinds import SLICE_NAMES
 
 SAME_IDS = 0.99
@@ -97,10 +97,10 @@ def _about_refusals(corpus: CorpusAudit) -> str:
     refused = 1 - corpus.num_student_tokens / corpus.num_positions
     if refused < MANY_REFUSED:
         return ""
-    worst = max(corpus.refusals, key=lambda cause: corpus.refusals[cause])
-    return (
-        f" First mend the texts: {_percent(refused)} of the positions are in refused ones, most by: {worst}."
-    )
+    shares = corpus.coverage["prefix"].causes_without_target
+    lost = [cause for cause in shares if cause.startswith((REFUSED_TEXT, IN_A_TEXT))]
+    worst = max(lost, key=shares.__getitem__)
+    return f" First mend the texts: {_percent(refused)} of the positions are lost in them, most by {worst}."
 
 
 def _percent(share: float) -> str:

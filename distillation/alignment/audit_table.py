@@ -46,10 +46,11 @@ def _pair_table(audit: TokenizerAudit) -> Table:
 
 
 def _corpus_rows(corpus: CorpusAudit) -> Iterator[tuple[str, str, str]]:
-    yield "texts given / refused", "", f"{corpus.num_texts:,} / {corpus.num_refused_texts:,}"
+    numbers = corpus.num_texts, corpus.num_refused_texts, corpus.num_shortened_texts
+    yield "texts given / refused / shortened", "", " / ".join(f"{number:,}" for number in numbers)
     yield "tokens of accepted texts", f"{corpus.num_teacher_tokens:,}", f"{corpus.num_student_tokens:,}"
-    numbers = corpus.num_teacher_tokens, corpus.num_student_tokens
-    teacher, student = (corpus.num_bytes / max(number, 1) for number in numbers)
+    num_tokens = corpus.num_teacher_tokens, corpus.num_student_tokens
+    teacher, student = (corpus.num_bytes / max(number, 1) for number in num_tokens)
     yield "  bytes a token", f"{teacher:.2f}", f"{student:.2f}"
     yield "1:1 groups, of all groups", "", _percent(corpus.one_to_one_group_share)
     yield "white space cut differently", "", _percent(corpus.whitespace_hazard_share)

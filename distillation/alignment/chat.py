@@ -30,6 +30,7 @@ from distillation.alignment.chat_template import ChatTemplate, Message, Rendered
 from distillation.alignment.pairs import EncodedPair, EncodedText, PairEncoder
 from distillation.alignment.plain_text import unchanging_backend
 from distillation.alignment.token_bytes import TokenBytes
+from distillation.alignment.unspelled import byte_places
 
 ANSWERING = "assistant"
 
@@ -159,7 +160,7 @@ class _Side:
         ids = np.asarray(encoding.ids, dtype=np.int64)
         if ids.max(initial=-1) >= len(self.tokens.table):
             return "the template writes a token that the model has no row for"
-        byte_of = _byte_places(rendered.text)
+        byte_of = byte_places(rendered.text)
         content = rendered.text.encode("utf-8")
         specials = np.flatnonzero(self.tokens.lengths[ids] == 0)
         offsets = encoding.offsets
@@ -201,15 +202,6 @@ class _Side:
             ends[stretch] = begin - num_extra + np.cumsum(self.tokens.lengths[ids[stretch]])
             begins[stretch] = ends[stretch] - self.tokens.lengths[ids[stretch]]
         return begins, ends
-
-
-def _byte_places(text: str) -> np.ndarray:
-    """Return at which byte each character begins, and the length in bytes, int64 (len(text) + 1,)."""
-    if text.isascii():
-        return np.arange(len(text) + 1)
-    code = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    sizes = 1 + (code > 0x7F).astype(np.int64) + (code > 0x7FF) + (code > 0xFFFF)
-    return np.concatenate([[0], np.cumsum(sizes)])
 
 
 def _pair(conversation: Sequence[Message], teacher: _Reading, student: _Reading) -> EncodedPair | str:

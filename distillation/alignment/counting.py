@@ -9,7 +9,7 @@ Every student token of every given text is a position, also those of texts that 
 that no window holds: a share of what is left would flatter.
 
 Invariant: each position is counted under `positions` and under exactly one of `prefix`, `residual`, `beyond`,
-`left_out` and `refused: CAUSE`.
+`left_out`, `refused: CAUSE` and `lost: CAUSE`.
 """
 
 # ruff: noqa: N815 - the shape suffixes of design section 2 stand in field names too.
@@ -23,11 +23,12 @@ import numpy as np
 
 from distillation.alignment.cutting import cut_pair
 from distillation.alignment.kinds import KINDS, SCRIPTS, TextLabels, label_bytes, label_text
-from distillation.alignment.pairs import EncodedPair, PairEncoder, Refusal
+from distillation.alignment.pairs import EncodedPair, EncodedText, Losses, PairEncoder, Refusal, as_unicode
 from distillation.alignment.plain_text import PlainText
 from distillation.alignment.spans import align_spans, group_spans
 
 REFUSED = "refused: "
+LOST = "lost: "
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,11 @@ class Tally:
         for text, outcome in zip(texts, self.encoder.outcomes(texts), strict=True):
             if isinstance(outcome, Refusal):
                 self._add_refused(text, str(outcome))
-            else:
-                pairs.append(outcome)
+                continue
+            if outcome.losses is not None:
+                self._add_lost(outcome.losses)
+                outcome = with_bytes(outcome)
+            pairs.append(outcome)
         if pairs:
             self._add_accepted(pairs)
 
@@ -90,10 +94,19 @@ class Tally:
         for name, mask in masks.items():
             self.counts[name] += np.bincount(code[mask], minlength=shape[0] * shape[1]).reshape(shape)
 
+    def _add_lost(self, losses: Losses) -> None:
+        """Count the student tokens that were lost of a text that is accepted."""
+        self.numbers["shortened"] += 1
+        code = _code(label_bytes(losses.text.encode("utf-8")), losses.begins, losses.ends)
+        causes = np.array(losses.causes, dtype=object)
+        self._count(code, positions=np.ones(len(code), dtype=bool))
+        for cause in sorted(set(losses.causes)):
+            self._count(code, **{LOST + cause: causes == cause})
+
     def _add_refused(self, text: str, cause: str) -> None:
         """Count all student tokens of a refused text as lost, by its cause."""
         self.refusals[cause] += 1
-        text = text.encode("utf-8", "replace").decode("utf-8")
+        text = as_unicode(text)
         offsets = self._student.encodings([text])[0].offsets
         if text and offsets:
             begins, ends = np.array(offsets, dtype=np.int64).T
@@ -189,6 +202,15 @@ class Tally:
             without_row=position_N >= num_teacher[window_N],
             same_row=at_boundary_N & (row_N == position_N),
         )
+
+
+def with_bytes(pair: EncodedPair) -> EncodedPair:
+    """Return the tokens of `pair` that have bytes."""
+    sides = [
+        EncodedText(text.ids[text.ends > text.begins], text.ends[text.ends > text.begins])
+        for text in (pair.teacher, pair.student)
+    ]
+    return EncodedPair(*sides, pair.num_bytes)
 
 
 def _code(labels: TextLabels, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:

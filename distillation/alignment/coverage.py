@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 from pydantic import BaseModel, ConfigDict
 
-from distillation.alignment.counting import REFUSED, Tally, VocabularyTables
+from distillation.alignment.counting import LOST, REFUSED, Tally, VocabularyTables
 from distillation.alignment.kinds import KINDS, SCRIPTS
 from distillation.alignment.pairs import PairEncoder
 
@@ -25,6 +25,9 @@ BATCH_CHARACTERS = 4_000_000
 
 BEYOND = "beyond the teacher's tokens"
 RESIDUAL = "student cannot write the teacher's token"
+REFUSED_TEXT = "text refused: "
+IN_A_TEXT = "in a text: "
+"""Before the cause of what was lost: a text, or the stretch around what one side cannot spell."""
 LEFT_OUT = "no shared boundary within a window"
 INSIDE = "begins inside a teacher token"
 ENDS_DIFFER = "begins with a teacher token and ends elsewhere"
@@ -77,6 +80,8 @@ class CorpusAudit(BaseModel):
     """Texts for which both sides could not be brought to the same bytes."""
     refusals: dict[str, int]
     """Cause -> texts."""
+    num_shortened_texts: int = 0
+    """Accepted texts of which one side cannot spell a part: the stretch around it is lost."""
     window_length: int | None
     """Tokens of a window, start token included; None: texts were not cut."""
     num_bytes: int
@@ -159,6 +164,7 @@ def _summarise(tally: Tally, window_length: int | None) -> CorpusAudit:
         num_texts=numbers["texts"],
         num_refused_texts=sum(tally.refusals.values()),
         refusals=dict(tally.refusals),
+        num_shortened_texts=numbers["shortened"],
         window_length=window_length,
         num_bytes=numbers["bytes"],
         num_teacher_tokens=total.get("teacher_tokens", 0),
@@ -215,8 +221,10 @@ def _coverage(count: Mapping[str, int]) -> dict[str, AlignerCoverage]:
         )
 
     # Causes outside the aligners are named only where they occur; those of an aligner always.
-    lost = {f"text refused: {name.removeprefix(REFUSED)}": share(name)
+    lost = {f"{REFUSED_TEXT}{name.removeprefix(REFUSED)}": share(name)
             for name in sorted(count) if name.startswith(REFUSED) and count[name]}  # fmt: skip
+    lost |= {f"{IN_A_TEXT}{name.removeprefix(LOST)}": share(name)
+             for name in sorted(count) if name.startswith(LOST) and count[name]}  # fmt: skip
     if count.get("left_out"):
         lost[LEFT_OUT] = share("left_out")
     spans = {INSIDE: share("inside"), BEYOND: share("beyond")}

@@ -6,8 +6,9 @@ normalisers, and if one side puts a space in front, the other is given that spac
 
 Invariant: of every pair returned, both id sequences join to the same byte string, which is the normalised
 text with at most one space in front, and the last end of either side is its length. Whatever cannot be
-brought there (an unknown character that the tokenizer drops, an added token that eats the spaces around it)
-is refused and counted by cause, never aligned wrongly.
+brought there (an unknown character, one that the tokenizer drops, an added token that eats the spaces around
+it) is counted by cause, never aligned wrongly: the tokens around it stay where they are, for the models to
+read, but have no bytes and are not trained on (`unspelled`). A text of which nothing is left is refused.
 """
 
 from __future__ import annotations
@@ -28,9 +29,18 @@ from distillation.alignment.token_bytes import (
     components,
     tokens_as_bytes,
 )
+from distillation.alignment.unspelled import (
+    Gap,
+    PlacedTokens,
+    causes_at,
+    common_stretches,
+    place_tokens,
+    sorted_gaps,
+)
 
 MAX_ROUNDS = 4
 """Normalisers that still change each other's output after so many rounds are not going to agree."""
+NOT_THE_TEXT = "tokens do not give the text back"
 UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
@@ -55,6 +65,21 @@ class EncodedText:
 
 
 @dataclass(frozen=True)
+class Losses:
+    """The student's tokens around what one side cannot spell."""
+
+    text: str
+    """The common text, with what was lost."""
+    begins: np.ndarray
+    """int64 (num_lost,): where each lost token begins in it, in bytes."""
+    ends: np.ndarray
+    causes: tuple[str, ...]
+    """Of each lost token."""
+    all_causes: frozenset[str]
+    """Those too that cost no token of the student, which has none for the text."""
+
+
+@dataclass(frozen=True)
 class EncodedPair:
     """The same bytes in the tokens of the teacher and of the student."""
 
@@ -64,6 +89,8 @@ class EncodedPair:
     """Length of the common text in UTF-8."""
     trained: np.ndarray | None = None
     """bool (num_student_tokens,): the student's tokens that may enter a loss; None stands for all."""
+    losses: Losses | None = None
+    """What a plain text lost; None: nothing, or a conversation, or a piece of something."""
 
 
 class PairEncoder:
@@ -103,11 +130,21 @@ class PairEncoder:
         )
         self.refusals: Counter[str] = Counter()
         """Texts refused so far, by cause."""
+        self.shortened: Counter[str] = Counter()
+        """Texts that lost a part so far, by cause; those with several causes count under each."""
+        self.lost: Counter[str] = Counter()
+        """Student tokens lost so far in plain texts, refused ones included, by cause."""
 
     def encode(self, texts: Sequence[str]) -> list[EncodedPair | None]:
-        """Encode `texts`; None stands for a text that was refused (see `refusals`)."""
+        """Encode `texts`; None stands for a text that was refused (see `refusals` and `lost`)."""
         outcomes = self.outcomes(texts)
-        self.refusals.update(str(outcome) for outcome in outcomes if isinstance(outcome, Refusal))
+        for text, outcome in zip(texts, outcomes, strict=True):
+            if isinstance(outcome, Refusal):
+                self.refusals[str(outcome)] += 1
+                self.lost[str(outcome)] += len(self._student.ids([as_unicode(text)])[0])
+            elif outcome.losses is not None:
+                self.shortened.update(outcome.losses.all_causes)
+                self.lost.update(outcome.losses.causes)
         return [None if isinstance(outcome, Refusal) else outcome for outcome in outcomes]
 
     def outcomes(self, texts: Sequence[str]) -> list[EncodedPair | Refusal]:
@@ -118,7 +155,7 @@ class PairEncoder:
         spaced = [text if text.startswith(" ") else " " + text for text in batch]
         teacher = self._teacher.ids(spaced if self._spaces == (False, True) else batch)
         student = self._student.ids(spaced if self._spaces == (True, False) else batch)
-        pairs = map(self._pair, batch, teacher, student)
+        pairs = map(self._pair_or_stretches, batch, teacher, student)
         return [text if isinstance(text, Refusal) else next(pairs) for text in normalised]
 
     def normalise(self, text: str) -> str | None:
@@ -146,6 +183,48 @@ class PairEncoder:
             return Refusal("normalisers disagree")
         return text or Refusal("empty")
 
+    def _pair_or_stretches(
+        self, text: str, teacher_ids: list[int], student_ids: list[int]
+    ) -> EncodedPair | Refusal:
+        outcome = self._pair(text, teacher_ids, student_ids)
+        return self._stretches(text, outcome) if isinstance(outcome, Refusal) else outcome
+
+    def _stretches(self, text: str, refusal: Refusal) -> EncodedPair | Refusal:
+        """Pair what both sides spell of `text`; the refusal of the whole if that is nothing."""
+        teacher = self._placed(text, self._teacher, self.teacher_bytes, "teacher")
+        student = self._placed(text, self._student, self.student_bytes, "student")
+        teacher_lengths, student_lengths = np.zeros_like(teacher.ends), np.zeros_like(student.ends)
+        for teacher_rows, student_rows in common_stretches((teacher, student), len(text.encode("utf-8"))):
+            teacher_lengths[teacher_rows] = (teacher.ends - teacher.begins)[teacher_rows]
+            student_lengths[student_rows] = (student.ends - student.begins)[student_rows]
+        if not student_lengths.any():
+            return refusal
+        is_lost = student_lengths == 0
+        begins, ends = np.maximum(student.begins[is_lost], 0), student.ends[is_lost]
+        gaps = sorted_gaps((teacher, student)) or [Gap(0, 0, str(refusal))]
+        all_causes = frozenset(gap.cause for gap in gaps)
+        return EncodedPair(
+            EncodedText(teacher.ids, teacher_lengths.cumsum(dtype=np.int32)),
+            EncodedText(student.ids, student_lengths.cumsum(dtype=np.int32)),
+            num_bytes=int(student_lengths.sum()),
+            trained=~is_lost,
+            losses=Losses(text, begins, ends, tuple(causes_at(gaps, begins, ends)), all_causes),
+        )
+
+    def _placed(self, text: str, reader: PlainText, tokens: TokenBytes, role: str) -> PlacedTokens:
+        """Return the tokens of one side on the bytes of `text`."""
+        other_has_space = self._spaces == ((False, True) if role == "teacher" else (True, False))
+        has_space_in_front = other_has_space or self._spaces[role == "student"]
+        num_extra = int(other_has_space and not text.startswith(" "))
+        [encoding] = reader.encodings([" " * num_extra + text])
+
+        def cause_of(index: int) -> str:
+            return f"{_cause(tokens, index, text)} ({role})"
+
+        return place_tokens(
+            tokens, encoding, text, num_extra, has_space_in_front, cause_of, f"{NOT_THE_TEXT} ({role})"
+        )
+
     def _pair(self, text: str, teacher_ids: list[int], student_ids: list[int]) -> EncodedPair | Refusal:
         """Pair the ids of one text, or return the cause of its refusal."""
         teacher = _join(self.teacher_bytes, teacher_ids, text)
@@ -164,7 +243,7 @@ class PairEncoder:
                 return Refusal(f"{joined} ({side})")
             # Equal on both sides is not enough: two tokenizers may lose the same character.
             if joined not in (expected, b" " + expected):
-                return Refusal(f"tokens do not give the text back ({side})")
+                return Refusal(f"{NOT_THE_TEXT} ({side})")
         if teacher != student:
             return Refusal("only one side has a space in front")
         return EncodedPair(
@@ -172,6 +251,11 @@ class PairEncoder:
             student=_encoded(self.student_bytes, student_ids),
             num_bytes=len(teacher),
         )
+
+
+def as_unicode(text: str) -> str:
+    """Return `text` with another character in the place of each that has no UTF-8 form."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def content_normaliser(backend: Any, family: str) -> Callable[[str], str] | None:
@@ -231,7 +315,11 @@ def _join(tokens: TokenBytes, ids: list[int], text: str) -> bytes | str:
     try:
         return tokens.join(ids)
     except TypeError:
-        culprit = next(index for index in ids if tokens.table[index] is None)
+        return _cause(tokens, next(index for index in ids if tokens.table[index] is None), text)
+
+
+def _cause(tokens: TokenBytes, culprit: int, text: str) -> str:
+    """Return why the token `culprit` of `text` has no bytes."""
     # The unknown token may be a special one too: what tells them apart is whether it was written out.
     written = any(string in text for string, index in tokens.special_strings.items() if index == culprit)
     return "special token in the text" if written else "unknown token"
@@ -239,7 +327,7 @@ def _join(tokens: TokenBytes, ids: list[int], text: str) -> bytes | str:
 
 def puts_space_in_front(reader: PlainText, tokens: TokenBytes) -> bool:
     """Tell whether the tokenizer writes a space before the first word of a text."""
-    return _join(tokens, reader.ids(["a"])[0], "a") == b" a"
+    return tokens.family in WORD_FAMILIES or _join(tokens, reader.ids(["a"])[0], "a") == b" a"
 
 
 def _encoded(tokens: TokenBytes, ids: list[int]) -> EncodedText:

@@ -50,6 +50,7 @@ def _plain_copy(content: str, special: tuple[tuple[str, int], ...]) -> Any:
     from tokenizers import Tokenizer
 
     backend = _unchanging(Tokenizer.from_str(content))
+    backend.post_processor = None  # some trim the spaces off a token's place
     backend.encode_special_tokens = True
     # Unigram and word-level models have their special tokens among the words that they look for.
     encodings = backend.encode_batch([text for text, _ in special], add_special_tokens=False)

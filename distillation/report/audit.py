@@ -148,6 +148,11 @@ def _warnings(audit: TokenizerAudit) -> list[str]:
     if corpus is not None and corpus.num_refused_texts:
         causes = ", ".join(f"{cause} ({number:,})" for cause, number in corpus.refusals.items())
         warnings.append(f"{corpus.num_refused_texts:,} texts were refused: {causes}.")
+    if corpus is not None and corpus.num_shortened_texts:
+        warnings.append(
+            f"{corpus.num_shortened_texts:,} texts hold a part that one side cannot spell; what stands "
+            "around it is lost, and counted among the causes below."
+        )
     if corpus is not None and corpus.whitespace_hazard_share >= MIN_HAZARD:
         warnings.append(
             f"White space: at {percent(corpus.whitespace_hazard_share, 1)} of the student's positions the "

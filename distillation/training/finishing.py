@@ -34,10 +34,9 @@ def finish(directory: Path, job: Job, checkpoint: Checkpoint) -> JobResult:
         BEST_METRIC: float(checkpoint.best_metric),
         "steps": float(checkpoint.step),
         "best_step": float(checkpoint.best_step or checkpoint.step),
-        "windows": float(counts["windows"]),
-        "refused_documents": float(counts["refused_documents"]),
         "skipped_steps": float(counts["num_skipped"]),
         "seconds": float(counts["seconds"]),
+        **{name: float(count) for name, count in counts["window_counts"].items()},
     }
     if is_first_process():
         digests = write_student(checkpoint.best, directory / STUDENT_FOLDER)

@@ -297,7 +297,7 @@ class TrainingRun:
                 "batch_size": EVALUATION_BATCH,
             },
             lengths=self.windows.lengths,
-            num_refused=self.windows.counts.num_refused,
+            window_counts=self.windows.counts.by_name(),
             keep_checkpoints=self.job.training.keep_checkpoints,
             nonfinite_folder=self.directory / nonfinite.FOLDER,
             most_skipped=self.job.training.most_skipped,

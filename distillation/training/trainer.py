@@ -113,7 +113,7 @@ class DistillationTrainer(Trainer):
         held_out: texts on which the best checkpoint is chosen.
         evaluation: `max_length`, `stride`, `batch_size` of the bits-per-byte measure.
         lengths: student tokens of each training window, to batch windows of like length.
-        num_refused: documents of which no window was made.
+        window_counts: what became of the documents, by name.
         keep_checkpoints: checkpoints that are kept besides the best one.
         nonfinite_folder: where the batches of steps that are not finite are kept.
         most_skipped: how many such steps are passed over before the run stops.
@@ -135,7 +135,7 @@ class DistillationTrainer(Trainer):
         held_out: Sequence[str],
         evaluation: dict[str, Any],
         lengths: list[int],
-        num_refused: int,
+        window_counts: dict[str, float],
         keep_checkpoints: int,
         nonfinite_folder: Path,
         most_skipped: int,
@@ -160,7 +160,7 @@ class DistillationTrainer(Trainer):
         self.held_out = list(held_out)
         self.evaluation = evaluation
         self.lengths = lengths
-        self.num_refused = num_refused
+        self.window_counts = window_counts
         self.keep_checkpoints = keep_checkpoints
         self.started, self.seconds_before = time.time(), 0.0
         self.tokens_seen = self.targets_seen = 0
@@ -304,8 +304,7 @@ class DistillationTrainer(Trainer):
             "num_skipped": self.num_skipped,
             "start_bits": self.start_bits,
             "seconds": self.seconds_before + time.time() - self.started,
-            "windows": len(self.lengths),
-            "refused_documents": self.num_refused,
+            "window_counts": self.window_counts,
         }
         (checkpoint / counts_file(self.args.process_index)).write_text(json.dumps(content))
 

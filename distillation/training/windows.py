@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,6 +43,8 @@ ENCODING_BATCH = 256
 """Documents that are tokenised at a time."""
 FORETOLD_WINDOWS, FORETOLD_BATCH = 256, 32
 """Windows of which the share of positions with a target is foretold."""
+_NOT_OF_A_NAME = re.compile(r"[^\w/]+")
+"""What MLflow may not take in the name of a metric, and spaces."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,43 @@ class WindowCounts:
     num_student_tokens: int
     num_student_tokens_left_out: int
     num_windows_without_answer: int = 0
-    """Windows of conversations that were dropped: nothing in them is trained on."""
+    """Windows that were dropped: nothing in them is trained on."""
+    num_shortened: int = 0
+    """Documents that lost a part: the stretch around what one side cannot spell."""
+    refusals: Mapping[str, int] = field(default_factory=dict)
+    """Cause -> documents."""
+    lost: Mapping[str, int] = field(default_factory=dict)
+    """Cause -> student tokens that were lost in texts, those of refused ones included."""
+
+    def by_name(self) -> dict[str, float]:
+        """Return the counts as metrics; the causes are part of the names, as far as those may hold them."""
+        counts = {
+            "windows": self.num_windows,
+            "refused_documents": self.num_refused,
+            "shortened_documents": self.num_shortened,
+            "lost_positions": sum(self.lost.values()),
+            "left_out_positions": self.num_student_tokens_left_out,
+        }
+        causes = {f"refused_documents/{cause}": count for cause, count in self.refusals.items()}
+        causes |= {f"lost_positions/{cause}": count for cause, count in self.lost.items()}
+        named = {_NOT_OF_A_NAME.sub("_", name).strip("_"): count for name, count in causes.items()}
+        return {name: float(count) for name, count in (counts | named).items()}
+
+    def warnings(self, what: str) -> Iterator[str]:
+        """Yield a line for each way in which something that was given is not used; `what`: the documents."""
+        if self.num_refused:
+            yield f"{self.num_refused} of {self.num_documents} {what} refused ({_listed(self.refusals)})"
+        total = self.num_student_tokens + self.num_student_tokens_left_out
+        if self.num_shortened:
+            yield (
+                f"{self.num_shortened} of {self.num_documents} {what} hold what one tokenizer cannot spell; "
+                f"positions lost, in refused ones too: {_listed(self.lost)} (used: {self.num_student_tokens})"
+            )
+        if self.num_student_tokens_left_out:
+            yield (
+                f"{self.num_student_tokens_left_out} of {total} positions of {what} left out: no shared "
+                "boundary within a window, or nothing to train on in it"
+            )
 
 
 class Windows(Dataset):
@@ -108,11 +148,13 @@ def make_windows(encoder: PairEncoder, documents: Sequence[str] | Documents, max
     """
     pairs: list[EncodedPair] = []
     places: list[int] = []
-    num_refused = num_tokens = num_kept = num_dropped = 0
+    num_refused = num_tokens = num_kept = num_dropped = num_shortened = 0
+    before = Counter(encoder.refusals), Counter(encoder.lost)
     for place, pair in enumerate(_encoded(encoder, documents)):
         if pair is None:
             num_refused += 1
             continue
+        num_shortened += pair.losses is not None
         windows = list(cut_pair(pair, max_length - 1))
         num_cut = len(windows)
         windows = [one for one in windows if one.trained is None or one.trained.any()]
@@ -122,7 +164,19 @@ def make_windows(encoder: PairEncoder, documents: Sequence[str] | Documents, max
         pairs += windows
         places += [place] * len(windows)
     left_out = num_tokens - num_kept
-    counts = WindowCounts(len(documents), num_refused, len(pairs), num_kept, left_out, num_dropped)
+    counts = WindowCounts(
+        len(documents),
+        num_refused,
+        len(pairs),
+        num_kept,
+        left_out,
+        num_dropped,
+        num_shortened,
+        refusals=encoder.refusals - before[0],
+        lost=encoder.lost - before[1],
+    )
+    for warning in counts.warnings("conversations" if _hold_conversations(documents) else "documents"):
+        logger.warning("%s", warning)
     return Windows(pairs, counts, places)
 
 
@@ -148,11 +202,19 @@ def foretold_target_share(aligner: Aligner, pairs: Sequence[EncodedPair]) -> flo
     return float(num_rows.min()) / max(num_tokens, 1)
 
 
+def _hold_conversations(documents: Sequence[str] | Documents) -> bool:
+    return "messages" in (getattr(documents, "column_names", None) or ())
+
+
+def _listed(causes: Mapping[str, int]) -> str:
+    return ", ".join(f"{cause}: {count}" for cause, count in Counter(causes).most_common(5))
+
+
 def _encoded(encoder: PairEncoder, documents: Sequence[str] | Documents) -> Iterator[EncodedPair | None]:
     """Yield the pair of each document, None for one that was refused."""
-    columns = getattr(documents, "column_names", None)
-    if columns is None or "messages" not in columns:
-        texts = documents if columns is None else documents["text"]  # type: ignore[call-overload]
+    if not _hold_conversations(documents):
+        is_list = getattr(documents, "column_names", None) is None
+        texts = documents if is_list else documents["text"]  # type: ignore[call-overload]
         for begin in range(0, len(texts), ENCODING_BATCH):
             yield from encoder.encode(list(texts[begin : begin + ENCODING_BATCH]))
         return
@@ -161,9 +223,6 @@ def _encoded(encoder: PairEncoder, documents: Sequence[str] | Documents) -> Iter
     rows = documents["messages"]  # type: ignore[call-overload]
     for begin in range(0, len(rows), ENCODING_BATCH):
         yield from chat.encode([json.loads(row) for row in rows[begin : begin + ENCODING_BATCH]])
-    if encoder.refusals:
-        causes = ", ".join(f"{cause}: {count}" for cause, count in encoder.refusals.most_common(5))
-        logger.warning("%d of %d conversations refused (%s)", encoder.refusals.total(), len(rows), causes)
 
 
 class WindowCollator:

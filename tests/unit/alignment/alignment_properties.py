@@ -26,7 +26,7 @@ def check_text(
     max_tokens: int = 5,
     must_accept: bool = False,
 ) -> EncodedPair | None:
-    """Encode `text` and check all that follows from it; return the pair, None if it was refused.
+    """Encode `text` and check all that follows from it; return the pair, None if it was refused or shortened.
 
     Args:
         encoder: of the two tokenizers.
@@ -42,6 +42,10 @@ def check_text(
     if pair is None:
         assert not must_accept, f"{text!r} was refused: {dict(encoder.refusals)}"
         return None
+    if pair.losses is not None:
+        assert not must_accept, f"{text!r} was shortened: {pair.losses}"
+        check_shortened(encoder, pair.losses.text, pair)
+        return None
     assert expected is not None, f"{text!r} cannot be read by both"
     check_bytes(pair, tables, expected)
     teacher_end = min(max_tokens, len(pair.teacher.ids))
@@ -56,6 +60,29 @@ def check_text(
     check_alignment(batch, spans.align_spans(batch))
     check_groups(batch)
     return pair
+
+
+def check_shortened(encoder: PairEncoder, text: str, pair: EncodedPair) -> bytes:
+    """What is kept is the same bytes on both sides, parts of the text in order; the rest has no bytes."""
+    kept = []
+    for tokens, side in ((encoder.teacher_bytes, pair.teacher), (encoder.student_bytes, pair.student)):
+        has_bytes = side.ends > side.begins
+        assert np.array_equal((side.ends - side.begins)[has_bytes], tokens.lengths[side.ids][has_bytes])
+        kept.append(tokens.join(side.ids[has_bytes]))
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == pair.num_bytes == pair.teacher.ends[-1] == pair.student.ends[-1]
+    assert np.array_equal(pair.trained, pair.student.ends > pair.student.begins)
+    rest = iter(b" " + text.encode())
+    assert all(byte in rest for byte in kept[0]), "what is kept stands in the text, in this order"
+    check_alignment_without_lost(pair)
+    return kept[0]
+
+
+def check_alignment_without_lost(pair: EncodedPair) -> None:
+    found = spans.align_spans([pair])
+    assert np.array_equal(found.teacher_position_BT[0] >= 0, pair.trained)
+    rows = found.teacher_position_BT[0][pair.trained]
+    assert (pair.teacher.ends > pair.teacher.begins)[rows].all(), "no target from a token that is lost"
 
 
 def check_bytes(pair: EncodedPair, tables: tuple[Table, Table], expected: str) -> None:

@@ -155,8 +155,7 @@ def test_special_tokens_of_one_side_never_enter(bos: bool, eos: bool) -> None:
 
 def test_a_leaking_post_processor_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def leaking(reader: PlainText, texts: Sequence[str]) -> list[list[int]]:
-        encodings = reader.backend.encode_batch(list(texts), add_special_tokens=True)
-        return [encoding.ids for encoding in encodings]
+        return [[0, *encoding.ids] for encoding in reader.encodings(texts)]
 
     framed, other = with_template(byte_level(400), bos=True, eos=False), byte_level(300)
     tables = (vocabulary_bytes(framed), vocabulary_bytes(other))
@@ -166,7 +165,7 @@ def test_a_leaking_post_processor_is_caught(monkeypatch: pytest.MonkeyPatch) -> 
         check_text(PairEncoder(framed, other), tables, SENTENCES[0], SENTENCES[0], must_accept=True)
 
 
-def test_a_character_lost_on_both_sides_is_refused() -> None:
+def test_a_character_lost_on_both_sides_is_lost() -> None:
     """Equal bytes on both sides are not enough: they must be the text's."""
     tokenizer = sentencepiece_bpe()
     model = tokenizer.model
@@ -174,8 +173,13 @@ def test_a_character_lost_on_both_sides_is_refused() -> None:
     model.unk_token = None
     encoder = PairEncoder(tokenizer, tokenizer)
     assert tokenizer.encode("the dogΩ", add_special_tokens=False).tokens[-1] == "▁dog"
-    assert encoder.encode(["the dogΩ", "the dog"])[0] is None
-    assert encoder.refusals == {"tokens do not give the text back (teacher)": 1}
+    shortened, refused = encoder.encode(["the dogΩ", "Ω"])
+    assert shortened.num_bytes == len(" the dog")
+    assert shortened.losses is not None
+    assert refused is None
+    cause = "tokens do not give the text back"
+    assert encoder.shortened == {f"{cause} (teacher)": 1, f"{cause} (student)": 1}
+    assert encoder.refusals == {f"{cause} (teacher)": 1}
 
 
 def test_a_piece_cut_off_its_boundary_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

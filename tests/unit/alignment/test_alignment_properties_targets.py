@@ -95,7 +95,7 @@ def test_the_same_tokenizer_is_plain_distillation(family: str, strategy: str) ->
         own = all_variants().index(variants_of(family)[data[0] % len(variants_of(family))])
         aligner, encoder = built(strategy, own, own)
         [pair] = encoder.encode([text_of(data[3:], 245)])
-        if pair is None:
+        if pair is None or pair.losses is not None:
             return
         alignment = aligner.align([pair])
         assert alignment.teacher_position_BT[0].tolist() == list(range(len(pair.student.ids)))

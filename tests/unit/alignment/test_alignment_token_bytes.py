@@ -109,10 +109,14 @@ def test_unigram_normalises_both_sides() -> None:
     check_pair(encoder, pair, b" the first fox")
 
 
-def test_unigram_without_fallback_refuses_unknown_text() -> None:
+def test_unigram_without_fallback_loses_what_it_cannot_spell() -> None:
     encoder = PairEncoder(sentencepiece_unigram(), trained_byte_level(300))
-    assert encoder.encode(["the dog Ω", "the dog"])[0] is None
-    assert encoder.refusals == {"unknown token (teacher)": 1}
+    shortened, whole, refused = encoder.encode(["the dog Ω", "the dog", "Ω"])
+    assert shortened.num_bytes == whole.num_bytes + 1  # the space before it
+    assert whole.losses is None
+    assert refused is None
+    assert encoder.refusals == encoder.shortened == {"unknown token (teacher)": 1}
+    assert encoder.lost == {"unknown token (teacher)": 4}
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
@@ -231,11 +235,11 @@ def test_added_tokens_that_eat_spaces_are_refused_not_misaligned() -> None:
     encoder = PairEncoder(teacher, byte_level(300))
     texts = ["a<X> b <Y>c", "a <X> b", "a<Y> b", "a  <X>"]
     # Nothing is eaten in the first; in each other a space has no token.
-    assert [pair is not None for pair in encoder.encode(texts)] == [True, False, False, False]
-    assert encoder.refusals == {"tokens do not give the text back (teacher)": 3}
+    assert [pair.num_bytes for pair in encoder.encode(texts)] == [11, 3, 4, 1]
+    assert encoder.shortened == {"tokens do not give the text back (teacher)": 3}
     # Both sides eat the same space: the bytes are equal, but they are not the text's.
     alike = PairEncoder(teacher, teacher)
-    assert alike.encode(texts)[1:] == [None] * 3
+    assert [pair.num_bytes for pair in alike.encode(texts)] == [11, 3, 5, 1]
 
 
 def test_normalised_added_tokens_are_their_normalised_text() -> None:
@@ -326,8 +330,11 @@ def test_missing_byte_tokens_are_refused_not_misaligned() -> None:
     encoder = PairEncoder(trained_byte_level(300), student)
     first, second = encoder.encode(["ab ba", "ab cd"])
     check_pair(encoder, first, b"ab ba")
-    assert second is None
-    assert encoder.refusals == {"tokens do not give the text back (student)": 1}
+    assert second.num_bytes == 3
+    assert second.student.ids.tolist() == [0, 1, 2]
+    assert second.teacher.ends.tolist() == [1, 2, 3, 3, 3]
+    assert encoder.shortened == {"tokens do not give the text back (student)": 1}
+    assert not encoder.lost, "the student has no token of what is lost"
 
 
 def test_padding_and_truncation_of_the_tokenizer_are_ignored() -> None:

@@ -108,8 +108,11 @@ def test_a_special_token_that_merges_make_is_refused_not_read_as_text() -> None:
     tokenizer = Tokenizer(models.BPE({"<": 0, "s": 1, ">": 2, "<s": 3, "<s>": 4}, [("<", "s"), ("<s", ">")]))
     tokenizer.add_special_tokens(["<s>"])
     encoder = PairEncoder(tokenizer, trained_byte_level(300))
-    assert encoder.encode(["s<s>", "s<"])[0] is None
+    refused, shortened = encoder.encode(["<s>", "s<s>"])
+    assert refused is None
     assert encoder.refusals == {"special token in the text (teacher)": 1}
+    assert shortened.num_bytes == 1
+    assert encoder.lost == {"special token in the text (teacher)": 6}
 
 
 @pytest.mark.parametrize("kind", ["dropout", "sampling"])

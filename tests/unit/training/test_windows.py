@@ -62,6 +62,48 @@ def test_a_refused_document_is_counted_and_left_out(tokenizers) -> None:
     assert len(windows) == 1
 
 
+def test_what_is_not_used_of_texts_is_told_by_cause(tokenizers, caplog) -> None:
+    """Plain texts as conversations: on the screen, in the counts and in the names of the metrics."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "the": 1, "dog": 2, "fox": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    encoder = PairEncoder(words, tokenizers[1])
+    with caplog.at_level(logging.WARNING):
+        windows = make_windows(encoder, ["the dog", "the quick fox", "quick", "the <s> fox"], 32)
+    counts = windows.counts
+    assert (counts.num_documents, counts.num_refused, counts.num_shortened, len(windows)) == (4, 1, 2, 3)
+    assert counts.refusals == {"unknown token (teacher)": 1}
+    num_lost = counts.lost["unknown token (teacher)"]
+    assert "1 of 4 documents refused (unknown token (teacher): 1)" in caplog.text
+    assert f"2 of 4 documents hold what one tokenizer cannot spell; positions lost, in refused ones too: "\
+        f"unknown token (teacher): {num_lost}" in caplog.text  # fmt: skip
+    named = counts.by_name()
+    assert named["refused_documents"] == named["refused_documents/unknown_token_teacher"] == 1
+    assert named["shortened_documents"] == 2
+    assert named["lost_positions"] == named["lost_positions/unknown_token_teacher"] == num_lost
+    assert named["windows"] == 3
+
+
+def test_lost_stretches_have_no_label_and_no_target(tokenizers) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "the": 1, "dog": 2, "fox": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    aligner = build_aligner("prefix", words, tokenizers[1], num_teacher_rows=4, num_student_rows=400)
+    windows = make_windows(PairEncoder(words, tokenizers[1]), ["the dog quick the fox"], 32)
+    batch = WindowCollator(0, 0, aligner)(windows.pairs)
+    student = PairEncoder(words, tokenizers[1]).student_bytes
+    labels = batch["shift_labels"][0]
+    trained = student.join(labels[labels != -100].tolist())
+    assert trained == b" the dog the fox"
+    assert ((batch["teacher_position"][0] >= 0) == (labels != -100)).all()
+    # The words around are read by both models: the last one is predicted with all before it.
+    assert student.join(windows[0].student.ids) == b" the dog quick the fox"
+    assert windows[0].teacher.ids.tolist() == [1, 2, 0, 1, 3]
+    assert batch["teacher_position"][0][labels != -100].max() == 4
+
+
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}{{ eos_token }}\n{% endfor %}"
 
 

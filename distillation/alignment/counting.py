@@ -206,11 +206,12 @@ class Tally:
 
 def with_bytes(pair: EncodedPair) -> EncodedPair:
     """Return the tokens of `pair` that have bytes."""
-    sides = [
-        EncodedText(text.ids[text.ends > text.begins], text.ends[text.ends > text.begins])
-        for text in (pair.teacher, pair.student)
-    ]
-    return EncodedPair(*sides, pair.num_bytes)
+
+    def chosen(text: EncodedText) -> EncodedText:
+        has_bytes = text.ends > text.begins
+        return EncodedText(text.ids[has_bytes], text.ends[has_bytes])
+
+    return EncodedPair(chosen(pair.teacher), chosen(pair.student), pair.num_bytes)
 
 
 def _code(labels: TextLabels, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ Nothing runs here: the pipeline is compiled, as before a run, and what would be 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
@@ -22,9 +23,6 @@ from distillation.config import (
     parse_settings,
 )
 from pipelines.command import merge_overrides, read_parameters
-from pipelines.comparison import comparison_pipeline
-from pipelines.distillation import distillation_pipeline
-from pipelines.promotion import promotion_pipeline
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROMPTS = [
@@ -39,9 +37,14 @@ PROMPTS = [
 ]
 
 
-def stored(pipeline: Any, path: Path) -> dict[str, dict[str, Any]]:
+def pipeline_named(name: str) -> Any:
+    """Return the pipeline; imported here, since ZenML asks for the sources' root, which a fixture sets."""
+    return getattr(importlib.import_module(f"pipelines.{name}"), f"{name}_pipeline")
+
+
+def stored(name: str, path: Path) -> dict[str, dict[str, Any]]:
     """Return the parameters of each step as a run from this file would store them."""
-    ready = pipeline.with_options(config_path=str(path))
+    ready = pipeline_named(name).with_options(config_path=str(path))
     ready.prepare()
     snapshot, _, _ = ready._compile(**ready._run_args)
     content = json.loads(snapshot.model_dump_json())
@@ -77,7 +80,7 @@ def check_steps(steps: dict[str, dict[str, Any]], settings: Settings, home: Path
 
 def test_a_distillation(hard_settings: dict[str, Any], workplace: Any, tmp_path: Path) -> None:
     path = Path(workplace.config("hard.yaml", hard_settings))
-    steps = stored(distillation_pipeline, path)
+    steps = stored("distillation", path)
     check_steps(steps, parse_settings(hard_settings), tmp_path / "home")
     last = steps["evaluate_student"]["settings"]
     assert Settings.model_validate(last) == parse_settings(hard_settings)
@@ -88,7 +91,7 @@ def test_a_comparison(hard_settings: dict[str, Any], workplace: Any, tmp_path: P
         "comparison": {"seeds": [0], "variants": {"prefix": {}, "b": {"cache": {"kind": "top_k"}}}}
     }
     path = Path(workplace.config("hard.yaml", hard))
-    steps = stored(comparison_pipeline, path)
+    steps = stored("comparison", path)
     assert steps["compare_variants"]["settings"]["evaluation"]["prompts"] == PROMPTS
     assert steps["load_corpus"]["corpus"]["max_train_bytes"] is None
     entry = next(one["entry"] for name, one in steps.items() if name.endswith("prefix seed 0"))
@@ -99,16 +102,16 @@ def test_a_comparison(hard_settings: dict[str, Any], workplace: Any, tmp_path: P
 def test_a_promotion(workplace: Any) -> None:
     wanted = {"experiment": "a ${NAME_OF_SMITH}", "export_dir": None, "metric": "distilled.bits_per_byte"}
     path = Path(workplace.config("promote.yaml", wanted))
-    steps = stored(promotion_pipeline, path)
+    steps = stored("promotion", path)
     assert {str(PromotionSettings.model_validate(one[key])) for one in steps.values() for key in one} == {
         str(parse_settings(wanted, PromotionSettings))
     }
 
 
 PIPELINES = {
-    "distillation": (distillation_pipeline, Settings),
-    "comparison": (comparison_pipeline, ComparisonSettings),
-    "promotion": (promotion_pipeline, PromotionSettings),
+    "distillation": Settings,
+    "comparison": ComparisonSettings,
+    "promotion": PromotionSettings,
 }
 COMMAND = re.compile(r"(?:python -m [a-z]+(?:\.[a-z_]+)+|zenml pipeline run pipelines)(?:[^`\n]|\\\n)*")
 COPIES = {"configs/mine.yaml": "configs/huihui_to_smollm.yaml"}
@@ -152,7 +155,7 @@ def test_every_documented_run_means_the_same_by_both_roads(
         if "-c" not in words:
             continue
         name = (words[3] if words[0] == "zenml" else words[2]).split(".")[1]
-        pipeline, kind = PIPELINES[name]
+        kind = PIPELINES[name]
         place = words.index("-c") + 1
         file = COPIES.get(words[place], words[place])
         raw = read_parameters(str(REPOSITORY / file))["parameters"]["settings"]
@@ -160,7 +163,7 @@ def test_every_documented_run_means_the_same_by_both_roads(
         changed = parse_settings(merge_overrides(raw, overrides), kind)
         assert (changed != parse_settings(raw, kind)) is bool(overrides), words
         if name not in compiled:  # the shipped files of one pipeline differ in values alone
-            last = list(stored(pipeline, REPOSITORY / file).values())[-1]
+            last = list(stored(name, REPOSITORY / file).values())[-1]
             assert parse_settings(raw, kind) in [
                 kind.model_validate(value) for value in last.values() if isinstance(value, dict)
             ]

@@ -103,7 +103,7 @@ def test_settings_that_hold_themselves_are_refused() -> None:
         parse_settings(endless)
 
 
-@pytest.mark.parametrize("content", ["[" * 5000, "a: 2020-13-45", "a: [", "\xff".encode("latin-1"), b"\x00"])
+@pytest.mark.parametrize("content", ["[" * 5000, "a: [", "\xff".encode("latin-1"), b"\x00"])
 def test_a_file_of_settings_that_is_none_is_one_line(content: str | bytes, tmp_path: Path) -> None:
     from pipelines.command import read_parameters
 

@@ -362,10 +362,11 @@ def test_a_training_that_was_killed_is_sent_as_far_as_it_goes_and_closed(
         job_dir, uri=tracking_uri, experiment="first", run=replace(RUN, parent=parent), interval=0.05
     ) as again:
         deadline = time.monotonic() + 20
-        while again.run_id is None and time.monotonic() < deadline:
+        parent_id = recorder.find(PARENT.key)
+        found = recorder.client.get_run(parent_id)
+        while found.data.tags.get("zenml.run") != "second" and time.monotonic() < deadline:
             time.sleep(0.05)
-        time.sleep(0.2)
-        found = recorder.client.get_run(recorder.open(PARENT))
+            found = recorder.client.get_run(parent_id)
         assert (found.info.status, found.data.tags["zenml.run"]) == ("RUNNING", "second")
     assert again.run_id == live.run_id
     assert recorder.client.get_run(live.run_id).info.status == "FINISHED"

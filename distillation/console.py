@@ -33,6 +33,13 @@ def print_anything() -> None:
             reconfigure(errors=_nearest.__name__)
 
 
+def leave_bars() -> None:
+    """End the lines of progress bars whose work was cut off, so that the next line stands alone."""
+    bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    for bar in list(getattr(bars, "_instances", ())):
+        bar.close()
+
+
 def _nearest(error: UnicodeError) -> tuple[str, int]:
     """Stand plain characters in for those that cannot be encoded."""
     if not isinstance(error, UnicodeEncodeError):

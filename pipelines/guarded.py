@@ -24,7 +24,7 @@ from zenml.pipelines.pipeline_definition import Pipeline
 from zenml.utils import env_utils
 
 from distillation.config import Section
-from distillation.console import print_anything
+from distillation.console import leave_bars, print_anything
 from distillation.errors import DistillationError, SettingsError, one_line
 from distillation.files import storage_error
 from distillation.stopping import Stopped, stoppable, working_on
@@ -182,6 +182,7 @@ def one_line_errors(
     try:
         yield
     except DistillationError as error:
+        leave_bars()
         raise ReportedError(error) from error
     except click.ClickException:
         raise
@@ -189,6 +190,7 @@ def one_line_errors(
         refused = storage_error(error, places())
         if refused is None:
             raise
+        leave_bars()
         raise ReportedError(refused) from error
     finally:
         for handler in handlers:

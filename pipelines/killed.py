@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,11 +59,16 @@ def close_killed_runs() -> list[str]:
     """Close the runs of processes that are gone, and return their names."""
     closed = []
     for mark in sorted(_marks().glob("*")):
-        with suppress(LockError), exclusive(mark, "pipeline run"):
-            if _close(mark.name):
-                closed.append(mark.name)
-                _LOG.warning("run %s: %s; it is marked as stopped", mark.name, _REASON)
-            shutil.rmtree(mark, ignore_errors=True)
+        try:
+            with exclusive(mark, "pipeline run"):
+                if _close(mark.name):
+                    closed.append(mark.name)
+                    _LOG.warning("run %s: %s; it is marked as stopped", mark.name, _REASON)
+                shutil.rmtree(mark, ignore_errors=True)
+        except LockError:  # at work
+            continue
+        except TrackingError as error:  # closed in ZenML; in MLflow by a later start
+            _LOG.warning("%s", one_line(error))
     return closed
 
 
@@ -72,13 +77,17 @@ def _marks() -> Path:
 
 
 def _close(name: str) -> bool:
-    """Close a run in ZenML and what belongs to it in MLflow; return whether there was anything to close."""
+    """Close a run in ZenML and what belongs to it in MLflow; return whether there was anything to close.
+
+    Raises:
+        TrackingError: the tracking server fails.
+    """
     from zenml.client import Client
 
     found = Client().list_pipeline_runs(name=name, size=1, hydrate=True).items
     if not found:
         return False  # killed before there was a run
-    return any([_close_in_mlflow(found[0]), _close_in_zenml(found[0])])
+    return any([_close_in_zenml(found[0]), _close_in_mlflow(found[0])])
 
 
 def _close_in_zenml(run: PipelineRunResponse) -> bool:
@@ -101,14 +110,15 @@ def _close_in_mlflow(run: PipelineRunResponse) -> bool:
     from steps.recording import settings_of
     from tracking.killed import close_runs
     from tracking.runs import Recorder
-    from tracking.server import resolve_tracking_uri
+    from tracking.server import tracking_uri_of
 
     try:
         tracking = settings_of(run).tracking
-        recorder = Recorder(resolve_tracking_uri(tracking.uri), tracking.experiment)
-        return close_runs(recorder, run.name) > 0
     except SettingsError:  # a promotion, which has no run of its own, or settings of an earlier version
         return False
-    except TrackingError as error:
-        _LOG.warning("%s", one_line(error))
-        return False
+    uri = tracking.uri
+    if uri is None:
+        if run.stack is None:
+            return False  # the stack is gone, and with it the address
+        uri = tracking_uri_of(run.stack)
+    return close_runs(Recorder(uri, tracking.experiment), run.name) > 0

@@ -22,6 +22,8 @@ from distillation.redaction import scrub, secret_in
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from zenml.models import StackResponse
+    from zenml.stack import Stack
 
 _SQLITE = "sqlite:///"
 _PATIENCE = {
@@ -42,7 +44,21 @@ def resolve_tracking_uri(setting: str | None) -> str:
         return setting
     from zenml.client import Client
 
-    stack = Client().active_stack
+    return _address_of(Client().active_stack)
+
+
+def tracking_uri_of(model: StackResponse) -> str:
+    """Return the address of the experiment tracker of a stack, active or not.
+
+    Raises:
+        TrackingError: the stack has no MLflow experiment tracker.
+    """
+    from zenml.stack import Stack
+
+    return _address_of(Stack.from_model(model))
+
+
+def _address_of(stack: Stack) -> str:
     tracker = stack.experiment_tracker
     address = getattr(tracker, "get_tracking_uri", None)
     if address is None:

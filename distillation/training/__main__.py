@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from distillation.console import print_anything
+from distillation.console import leave_bars, print_anything
 from distillation.errors import DistillationError, one_line
 
 
@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = run_job(options.job_dir, wait=options.wait)
     except DistillationError as error:
+        leave_bars()
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     print(f"student: {result.student_dir}")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillation.config import DIVERGENCES, ModelReference
-from distillation.console import print_anything
+from distillation.console import leave_bars, print_anything
 from distillation.errors import DistillationError, JobError, one_line
 from distillation.files import storing, write_json
 from distillation.fingerprint import digest_of, digest_of_sources
@@ -282,6 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         cache = fill_cache(options.request)
     except DistillationError as error:
+        leave_bars()
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     print(f"teacher cache: {cache.directory}")

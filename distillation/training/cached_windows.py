@@ -17,6 +17,7 @@ from distillation.teacher.cache import CacheReader
 from distillation.teacher.entries import WindowEntries, window_key
 
 if TYPE_CHECKING:
+    from distillation.alignment.base import Aligner
     from distillation.alignment.pairs import EncodedPair
     from distillation.training.windows import WindowCollator
 
@@ -27,22 +28,30 @@ class CachedCollator:
     Args:
         collator: makes the rest; its teacher's side is only needed for likelihood matching.
         reader: of the cache.
+        foretelling: says where there should be a target, to be compared; None does not ask.
     """
 
-    def __init__(self, collator: WindowCollator, reader: CacheReader) -> None:
+    def __init__(
+        self, collator: WindowCollator, reader: CacheReader, foretelling: Aligner | None = None
+    ) -> None:
         self.collator = collator
         self.reader = reader
+        self.foretelling = foretelling
 
     def __call__(self, pairs: Sequence[EncodedPair]) -> dict[str, Tensor]:
         """Return what the collator does, and:
 
         - `cached_num_entries`, `cached_tail` (B, T); `cached_id`, `cached_weight` (B, T, K), 0 at the end;
         - `cached_residual` (B,);
+        - `teacher_position` (B, T) where it is asked for;
         - `cached_log_probs` (B, S, 2) with a collator that has the teacher's side.
         """
         batch = self.collator(pairs)
         entries = [self.reader.read(window_key(pair)) for pair in pairs]
         batch |= _padded(entries, batch["input_ids"].shape[1])
+        if self.foretelling is not None and "teacher_position" not in batch:
+            position_BT = self.foretelling.align(pairs).teacher_position_BT.astype(np.int64)
+            batch["teacher_position"] = torch.from_numpy(position_BT)
         if "teacher_labels" in batch:
             log_probs_BS2 = np.zeros((*batch["teacher_labels"].shape, 2), np.float32)
             for row, one in zip(log_probs_BS2, entries, strict=True):

@@ -35,6 +35,8 @@ def finish(directory: Path, job: Job, checkpoint: Checkpoint) -> JobResult:
         "steps": float(checkpoint.step),
         "best_step": float(checkpoint.best_step or checkpoint.step),
         "skipped_steps": float(counts["num_skipped"]),
+        "targets": float(counts["targets_seen"]),
+        "foretold_targets": float(counts["targets_foretold"]),
         "seconds": float(counts["seconds"]),
         **{name: float(count) for name, count in counts["window_counts"].items()},
     }

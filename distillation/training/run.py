@@ -245,14 +245,11 @@ class TrainingRun:
             model = self.objective.teacher.reader.model
             try_speaking(model, self.teacher_tokenizer, name_of(models.teacher.path, "teacher"))
 
-    def _foretold(self) -> float | None:
-        """Return the share of positions that should get a target; None in a control and without targets."""
-        from distillation.training.windows import foretold_target_share
-
-        aligner, terms = self.objective.aligner, self.job.objective.terms.active
-        if aligner is None or self.is_control or not terms.keys() & set(DIVERGENCES):
-            return None
-        return foretold_target_share(aligner, self.windows.pairs)
+    @property
+    def least_targets(self) -> float | None:
+        """Which part of the targets that were foretold must come; None in a control and without targets."""
+        has_targets = bool(self.job.objective.terms.active.keys() & set(DIVERGENCES))
+        return self.job.training.least_targets if has_targets and not self.is_control else None
 
     def _collator(self) -> WindowCollator | CachedCollator:
         from distillation.models import need_start_token_id
@@ -271,7 +268,8 @@ class TrainingRun:
         # Only likelihood matching looks at the teacher's tokens and at the groups.
         needs_teacher = self.job.objective.terms.likelihood > 0
         aligner = self.objective.aligner if needs_teacher else None
-        return CachedCollator(WindowCollator(student_start, teacher_start, aligner), reader)
+        asked = self.objective.aligner if self.least_targets is not None else None
+        return CachedCollator(WindowCollator(student_start, teacher_start, aligner), reader, asked)
 
     def _trainer(self) -> DistillationTrainer:
         from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -303,8 +301,7 @@ class TrainingRun:
             most_skipped=self.job.training.most_skipped,
             max_divergence=self.job.training.max_divergence,
             origins=self.origins,
-            foretold=self._foretold(),
-            least_targets=self.job.training.least_targets,
+            least_targets=self.least_targets,
         )
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)

@@ -23,8 +23,8 @@ from transformers import Trainer
 from distillation.errors import JobError
 from distillation.evaluation.bits_per_byte import bits_per_byte
 from distillation.evaluation.logits import LogitsReader
-from distillation.objectives.batch import StudentOutput
-from distillation.objectives.distillation import DistillationObjective
+from distillation.objectives.batch import IGNORED, StudentOutput
+from distillation.objectives.distillation import DistillationObjective, stage_suffix
 from distillation.training import nonfinite
 from distillation.training.checkpoints import (
     COMPANIONS,
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 BEST_METRIC = "held_out/bits_per_byte"
+FORETOLD = "foretold"
+"""Beside the statistics of the objective: positions that the alignment gives a row of the teacher."""
 ALOUD = 0.9
 """Of the targets that were foretold: fewer are told."""
 SAMPLE_TEXTS, SAMPLE_CHARACTERS = 4, 1000
@@ -120,8 +122,8 @@ class DistillationTrainer(Trainer):
         max_divergence: how many times the best held-out bits per byte so far, and those before the training,
             a later one may be.
         origins: names of the training documents.
-        foretold: share of positions that should get a target of the teacher; None does not ask.
-        least_targets: how much of it must, at least.
+        least_targets: which part of the positions that the alignment gives a row of the teacher must get a
+            target of it; None does not ask.
     """
 
     objective: DistillationObjective
@@ -141,8 +143,7 @@ class DistillationTrainer(Trainer):
         most_skipped: int,
         max_divergence: float,
         origins: Sequence[str],
-        foretold: float | None,
-        least_targets: float,
+        least_targets: float | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -150,7 +151,7 @@ class DistillationTrainer(Trainer):
         self.most_skipped = most_skipped
         self.max_divergence = max_divergence
         self.origins = origins
-        self.foretold, self.least_targets = foretold, least_targets
+        self.least_targets = least_targets
         self.num_skipped = 0
         self.start_bits: float | None = None
         self._step_batches: list[Mapping[str, Tensor]] = []
@@ -163,9 +164,10 @@ class DistillationTrainer(Trainer):
         self.window_counts = window_counts
         self.keep_checkpoints = keep_checkpoints
         self.started, self.seconds_before = time.time(), 0.0
-        self.tokens_seen = self.targets_seen = 0
+        self.tokens_seen = self.targets_seen = self.targets_foretold = 0
         self.measured_at = -1
-        self.sums = torch.zeros(len(objective.statistic_names))
+        self.sum_names = (*objective.statistic_names, FORETOLD)
+        self.sums = torch.zeros(len(self.sum_names))
 
     def compute_loss(
         self,
@@ -183,6 +185,7 @@ class DistillationTrainer(Trainer):
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         # Summed where they are: a copy to the processor would wait for the accelerator at each step.
         statistics = outputs["statistics"].float()
+        statistics = torch.cat([statistics, self._foretold(inputs).to(statistics)[None]])
         self.sums = self.sums.to(statistics.device) + statistics
         loss = outputs["loss"]
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
@@ -251,10 +254,11 @@ class DistillationTrainer(Trainer):
         logs = {name: value for name, value in logs.items() if name != "grad_norm" or math.isfinite(value)}
         if "loss" in logs:
             sums = self.accelerator.reduce(self.sums.to(self.args.device), reduction="sum").cpu()
-            values = dict(zip(self.objective.statistic_names, sums.tolist(), strict=True))
+            values = dict(zip(self.sum_names, sums.tolist(), strict=True))
             self.sums = torch.zeros_like(self.sums)
             self.tokens_seen += int(values["num_tokens"])
             self.targets_seen += int(values["num_targets"])
+            self.targets_foretold += int(values[FORETOLD])
             logs["num_tokens"] = values["num_tokens"]
             for name, count in values.items():
                 if name.startswith("count.") and count:
@@ -300,6 +304,7 @@ class DistillationTrainer(Trainer):
         content = {
             "tokens_seen": self.tokens_seen,
             "targets_seen": self.targets_seen,
+            "targets_foretold": self.targets_foretold,
             "sums": self.sums.tolist(),
             "num_skipped": self.num_skipped,
             "start_bits": self.start_bits,
@@ -312,7 +317,7 @@ class DistillationTrainer(Trainer):
         """Go on counting where the checkpoint was written."""
         content = checkpoint.counts(self.args.process_index)
         self.tokens_seen, self.sums = content["tokens_seen"], torch.tensor(content["sums"])
-        self.targets_seen = content["targets_seen"]
+        self.targets_seen, self.targets_foretold = content["targets_seen"], content["targets_foretold"]
         self.seconds_before, self.num_skipped = content["seconds"], content["num_skipped"]
         self.start_bits = content["start_bits"]
 
@@ -370,25 +375,33 @@ class DistillationTrainer(Trainer):
         model, tokenizer = self.accelerator.unwrap_model(self.model), self.processing_class
         return bits_per_byte(model, tokenizer, texts, **self.evaluation).bits_per_byte
 
+    def _foretold(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return how many positions of a batch the alignment gives a row of the teacher, without waiting."""
+        if self.least_targets is None or self.objective.aligner is None:
+            return torch.zeros(())
+        stage, _ = self.objective.aligner.stage_at(self.objective.progress)
+        has_row_BT = batch[f"teacher_position{stage_suffix(stage)}"] >= 0
+        return (has_row_BT & (batch["shift_labels"] != IGNORED)).sum()
+
     def _check_targets(self) -> None:
-        """Say aloud that fewer positions got a target than was foretold.
+        """Say aloud that fewer positions got a target than the alignment foretold for the same batches.
 
         Raises:
             JobError: less than the least part of them did.
         """
-        if not self.foretold or not self.tokens_seen:
+        if self.least_targets is None or not self.targets_foretold:
             return
-        share = self.targets_seen / self.tokens_seen
+        share = self.targets_seen / self.targets_foretold
         found = (
-            f"step {self.state.global_step}: {share:.1%} of the positions got a target of the teacher, "
-            f"{self.foretold:.1%} were foretold"
+            f"step {self.state.global_step}: {self.targets_seen:,} positions got a target of the teacher, "
+            f"{self.targets_foretold:,} were foretold"
         )
-        if share < self.least_targets * self.foretold:
+        if share < self.least_targets:
             raise JobError(
                 f"{found}: the student can write next to nothing of what the teacher says; take another "
                 f"alignment.strategy, or lower training.least_targets = {self.least_targets:g}"
             )
-        if share < ALOUD * self.foretold:
+        if share < ALOUD:
             logger.warning("%s; the others learn from the text alone", found)
 
     def _check_divergence(self, bits: float) -> None:

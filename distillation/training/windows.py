@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 ENCODING_BATCH = 256
 """Documents that are tokenised at a time."""
-FORETOLD_WINDOWS, FORETOLD_BATCH = 256, 32
-"""Windows of which the share of positions with a target is foretold."""
 _NOT_OF_A_NAME = re.compile(r"[^\w/]+")
 """What MLflow may not take in the name of a metric, and spaces."""
 
@@ -178,28 +176,6 @@ def make_windows(encoder: PairEncoder, documents: Sequence[str] | Documents, max
     for warning in counts.warnings("conversations" if _hold_conversations(documents) else "documents"):
         logger.warning("%s", warning)
     return Windows(pairs, counts, places)
-
-
-def foretold_target_share(aligner: Aligner, pairs: Sequence[EncodedPair]) -> float:
-    """Return the share of positions that the alignment gives a row of the teacher, of the poorest stage.
-
-    Whether the teacher says anything there that the student can write is not asked. Looks at some windows,
-    evenly spread.
-    """
-    sample = pairs[:: max(1, len(pairs) // FORETOLD_WINDOWS)]
-    num_tokens, num_rows = 0, np.zeros(len(aligner.stages))
-    for begin in range(0, len(sample), FORETOLD_BATCH):
-        batch = sample[begin : begin + FORETOLD_BATCH]
-        trained = [
-            np.ones(len(one.student.ids), bool) if one.trained is None else one.trained for one in batch
-        ]
-        num_tokens += sum(int(row.sum()) for row in trained)
-        for index, stage in enumerate(aligner.stages):
-            has_row_BT = stage.align(batch).teacher_position_BT >= 0
-            num_rows[index] += sum(
-                int(has_row[: len(row)][row].sum()) for has_row, row in zip(has_row_BT, trained, strict=True)
-            )
-    return float(num_rows.min()) / max(num_tokens, 1)
 
 
 def _hold_conversations(documents: Sequence[str] | Documents) -> bool:

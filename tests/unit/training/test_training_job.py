@@ -172,6 +172,7 @@ def test_training_learns_and_a_finished_job_returns_at_once(parts, tmp_path) -> 
     assert losses[-1] < losses[0] - 0.3
     best = min(line["metrics"].get("held_out/bits_per_byte", 99.0) for line in lines)
     assert result.metrics["held_out/bits_per_byte"] == pytest.approx(best)
+    assert 0.9 * result.metrics["foretold_targets"] < result.metrics["targets"] > 0
     assert lines[-1]["tokens"] > 18 * 4 * 30
     for name in (
         "cross_entropy",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import gzip
 import json
 import os
 import random
@@ -509,6 +510,9 @@ def make_corpora(folder: Path) -> None:
     talks = [[{"role": "user", "content": "Say"}, {"role": "assistant", "content": text}] for text in texts]
     (folder / "chat.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
     pq.write_table(pa.table({"text": texts}), folder / "rows.parquet")
+    (folder / "packed.jsonl.gz").write_bytes(gzip.compress((folder / "rows.jsonl").read_bytes()))
+    packed = pa.Codec("zstd").compress("\n\n".join(texts).encode(), asbytes=True)
+    (folder / "packed.txt.zst").write_bytes(packed)
     pq.write_table(pa.table({"messages": talks}), folder / "chat.parquet")
 
 

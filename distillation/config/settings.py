@@ -76,7 +76,7 @@ def parse_settings(raw: Mapping[str, Any], kind: type[SectionType] = Settings) -
     try:
         return kind.model_validate(raw)
     except ValidationError as report:
-        raise SettingsError(explain(kind, report)) from None
+        raise SettingsError(" ".join(explain(kind, report).split())) from None
 
 
 def set_by_name(raw: dict[str, Any], name: str, value: Any) -> None:

@@ -222,17 +222,14 @@ def _plain_rows(path: Path, name: str, source: FileSource) -> Iterator[Row]:
     if source.messages_column is not None:
         column = source.messages_column
         raise BadFileError(f"a txt file has no messages_column = {column!r}", "give jsonl or parquet")
-    too_large = BadFileError(
-        f"is larger than {_MAX_PLAIN_BYTES / 2**30:g} GiB", "cut the file into smaller ones"
-    )
     if _size_of(path) > _MAX_PLAIN_BYTES:
-        raise too_large
+        size = f"{_MAX_PLAIN_BYTES / 2**30:g} GiB"
+        raise BadFileError(f"is larger than {size}", "cut the file into smaller ones")
     # Bytes that are no UTF-8 become half pairs, so that they cost their own document and no other. Universal
     # newlines would also be done later, by the cleaning; cutting needs them now.
-    with io.TextIOWrapper(open_unpacked(path), encoding="utf-8-sig", errors="surrogateescape") as file:
-        text = file.read(_MAX_PLAIN_BYTES + 1)
-    if len(text) > _MAX_PLAIN_BYTES:
-        raise too_large
+    plain = open_unpacked(path, max_bytes=_MAX_PLAIN_BYTES)
+    with io.TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape") as file:
+        text = file.read()
     position, line = 0, 1
     for piece in cut_plain_text(text):
         begin = text.find(piece.strip("\n"), position)

@@ -44,8 +44,12 @@ def split_suffixes(name: str) -> tuple[str, str]:
     return os.path.splitext(stem)[1], suffix
 
 
-def open_unpacked(path: Path) -> BinaryIO:
+def open_unpacked(path: Path, *, max_bytes: int | None = None) -> BinaryIO:
     """Open a file for reading; what is packed, as its last suffix says, is unpacked on the way.
+
+    Args:
+        path: the file.
+        max_bytes: most that it may unpack to, where its size allows more.
 
     Raises:
         InputError: as `open_regular`. Reading raises `BadFileError` where the content is damaged or endless.
@@ -55,6 +59,8 @@ def open_unpacked(path: Path) -> BinaryIO:
     if not packing:
         return stream
     limit = max(MIN_ALLOWED_BYTES, MAX_RATIO * os.fstat(stream.fileno()).st_size)
+    if max_bytes is not None:
+        limit = min(limit, max_bytes)
     return io.BufferedReader(_Unpacked(stream, UNPACKERS[packing], limit), 1 << 20)
 
 
@@ -72,7 +78,7 @@ class _Unpacked(io.RawIOBase):
         content: bytes = self._guarded(lambda: self._content.read(len(buffer)))
         self._num_bytes += len(content)
         if self._num_bytes > self._limit:
-            raise BadFileError(f"unpacks to more than {MAX_RATIO} times its size", "unpack it to use it")
+            raise BadFileError(f"unpacks to more than {self._limit / 2**20:,.0f} MiB", "unpack it to use it")
         buffer[: len(content)] = content
         return len(content)
 

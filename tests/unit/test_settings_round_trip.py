@@ -187,6 +187,7 @@ def test_nothing_but_the_settings_knows_the_home_folder() -> None:
         ),
         ({"evaluation": {"prompts": ["cut \ud83d"]}}, ["evaluation.prompts.0", "surrogate"]),
         ({"evaluation": {"prompts": ["a\0b"]}}, ["evaluation.prompts.0", "NUL"]),
+        ({"training": {"a\nb": 1}}, ["unknown setting training.a b = 1"]),
         ({"training": {"num_epochs": float("inf")}}, ["training.num_epochs = inf", "finite"]),
     ],
 )

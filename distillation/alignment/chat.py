@@ -14,12 +14,15 @@ not every aligner knows that they mean the same. An answer without text is not t
 say nothing.
 
 Invariants: content tokens of both sides join to the same bytes; outside an assistant's turn nothing is
-trained on; a start token in front, on one side or both, changes nothing.
+trained on; a start token in front, on one side or both, changes nothing; what spells a special token inside a
+content is text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -28,7 +31,12 @@ import numpy as np
 
 from distillation.alignment.chat_template import ChatTemplate, Message, RenderedChat
 from distillation.alignment.pairs import EncodedPair, EncodedText, PairEncoder
-from distillation.alignment.plain_text import unchanging_backend
+from distillation.alignment.plain_text import (
+    hidden_name,
+    special_strings,
+    unchanging_backend,
+    with_hidden_names,
+)
 from distillation.alignment.token_bytes import TokenBytes
 from distillation.alignment.unspelled import byte_places
 
@@ -141,6 +149,9 @@ class _Side:
         self.role = role
         self.start = start
         self.special_texts = {index: text for text, index in tokens.special_strings.items()}
+        strings = sorted(special_strings(tokenizer), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, strings)) or "(?!)")
+        self._strings = strings
         roles = tokens.special_roles
         # A tokenizer may end turns and begin texts with one token; only an own BOS begins the next turn.
         self.bos = None if roles.get("bos") == roles.get("eos") else roles.get("bos")
@@ -152,11 +163,47 @@ class _Side:
         encodings = iter(self.backend.encode_batch(texts, add_special_tokens=False))
         readings: list[_Reading | str] = []
         for conversation, one in zip(conversations, rendered, strict=True):
-            outcome = one if isinstance(one, str) else self._read(conversation, one, next(encodings))
+            outcome: _Reading | str
+            if isinstance(one, str):
+                outcome = one
+            else:
+                encoding = next(encodings)
+                if any(self._special.search(message["content"]) for message in conversation):
+                    outcome = self._read_apart(conversation, one)
+                else:
+                    outcome = self._read(conversation, one, encoding, self.special_texts)
             readings.append(f"{outcome} ({self.role})" if isinstance(outcome, str) else outcome)
         return readings
 
-    def _read(self, conversation: Sequence[Message], rendered: RenderedChat, encoding: Any) -> _Reading | str:
+    @functools.cached_property
+    def _hidden(self) -> Any:
+        """The tokenizer with other names for its special tokens."""
+        return with_hidden_names(self.backend, self._strings) or self.backend
+
+    def _read_apart(self, conversation: Sequence[Message], rendered: RenderedChat) -> _Reading | str:
+        """Read a conversation whose contents spell special tokens: only the template's own are meant as such.
+
+        Those get the other names, and the contents, which do not, are text.
+        """
+        text, cursor, places = "", 0, []
+        for begin, end in rendered.places:
+            text += self._special.sub(lambda found: hidden_name(found[0]), rendered.text[cursor:begin])
+            places.append((len(text), len(text) + end - begin))
+            text += rendered.text[begin:end]
+            cursor = end
+        text += self._special.sub(lambda found: hidden_name(found[0]), rendered.text[cursor:])
+        encoding = self._hidden.encode(text, add_special_tokens=False)
+        names = {index: hidden_name(name) for index, name in self.special_texts.items()}
+        return self._read(conversation, RenderedChat(text, tuple(places), rendered.kept), encoding, names)
+
+    def _read(
+        self,
+        conversation: Sequence[Message],
+        rendered: RenderedChat,
+        encoding: Any,
+        names: Mapping[int, str],
+    ) -> _Reading | str:
+        """Put the tokens of a rendered conversation in place; `names`: what special tokens are spelled as."""
         ids = np.asarray(encoding.ids, dtype=np.int64)
         if ids.max(initial=-1) >= len(self.tokens.table):
             return "the template writes a token that the model has no row for"
@@ -167,7 +214,7 @@ class _Side:
         special_places = np.zeros((len(specials), 2), dtype=np.int64)
         for row, index in enumerate(specials.tolist()):
             begin, end = offsets[index]
-            if rendered.text[begin:end].strip() != self.special_texts.get(int(ids[index]), "").strip():
+            if rendered.text[begin:end].strip() != names.get(int(ids[index]), "").strip():
                 return "unknown token"
             special_places[row] = byte_of[begin], byte_of[end]
         places = byte_of[np.array(rendered.places, dtype=np.int64)]

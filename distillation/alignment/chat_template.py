@@ -5,6 +5,9 @@ answer `assistant` after the header `assistant`). So the same roles are rendered
 of the contents: what stands between the marks is the scaffolding, and scaffolding and contents in turn must
 spell the rendered text, to the character. Templates may strip a content, of all white space or of line ends.
 
+A template may look into an answer for its thinking (`<think>...</think>`) and write both parts itself. Where
+it writes them word for word as the content has them, the content stands there like any other.
+
 Invariant: of every text returned, the places hold the contents, apart from stripped ends, in order.
 """
 
@@ -22,6 +25,8 @@ Message = Mapping[str, str]
 
 _MARK = re.compile("\ue000([0-9]+)\ue001")
 """Private characters: no template writes, strips or splits them."""
+_THINKING = re.compile(r"(\s*<(\w+)>\s*)(.*?)(\s*</\2>\s*)(.*\S.*)", re.DOTALL)
+"""An answer that begins with a part between tags of one name, which templates take for its thinking."""
 _FIXED_DAY = (
     "{%- macro strftime_now(format) %}{{ format | replace('%d', '26') | replace('%b', 'Jul') | "
     "replace('%B', 'July') | replace('%m', '07') | replace('%Y', '2024') | replace('%y', '24') }}"
@@ -82,7 +87,10 @@ class ChatTemplate:
             return scaffold
         text = self._write(conversation)
         if isinstance(text, str):
-            found = _locate(text, scaffold, [message["content"] for message in conversation])
+            contents = [message["content"] for message in conversation]
+            found = _locate(text, scaffold, contents)
+            if found is None and any(map(_THINKING.fullmatch, contents)):
+                found = _locate(text, self._scaffold_with_thinking(conversation), contents)
             return "the template changes a content" if found is None else RenderedChat(text, *found)
         return text[0]
 
@@ -103,7 +111,7 @@ class ChatTemplate:
         """Return what the template writes before, between and after the contents, or the cause."""
         # An empty content stays empty, because templates ask whether there is one.
         marked = [
-            {"role": one["role"], "content": f"\ue000{index}\ue001" if one["content"] else ""}
+            {"role": one["role"], "content": _mark(index) if one["content"] else ""}
             for index, one in enumerate(conversation)
         ]
         text = self._write(marked)
@@ -115,12 +123,41 @@ class ChatTemplate:
             return "the template drops or reorders messages"
         return tuple(parts[::2])
 
+    def _scaffold_with_thinking(self, conversation: Sequence[Message]) -> tuple[str, ...]:
+        """Return the scaffold with thinking and answer marked one by one; empty if they are rewritten."""
+        marked, between = [], []
+        num_marks = 0
+        for one in conversation:
+            thinking = _THINKING.fullmatch(one["content"])
+            content = _mark(num_marks) if one["content"] else ""
+            if thinking is not None:
+                content = thinking[1] + _mark(num_marks) + thinking[4] + _mark(num_marks + 1)
+                between.append((num_marks, thinking))
+            num_marks += 2 if thinking is not None else bool(content)
+            marked.append({"role": one["role"], "content": content})
+        text = self._write(marked)
+        parts = _MARK.split(text) if isinstance(text, str) else []
+        if parts[1::2] != [str(number) for number in range(num_marks)]:
+            return ()
+        scaffold: list[str] = parts[::2]
+        for number, thinking in reversed(between):
+            before, inner = scaffold[number] + scaffold[number + 1], thinking[1] + thinking[4]
+            is_as_written = scaffold[number + 1] == thinking[4] or not thinking[3]
+            if not is_as_written or not before.endswith(inner):
+                return ()
+            scaffold[number : number + 2] = [before.removesuffix(inner)]
+        return tuple(scaffold)
+
+
+def _mark(number: int) -> str:
+    return f"\ue000{number}\ue001"
+
 
 def _locate(
     text: str, scaffold: Sequence[str], contents: Sequence[str]
 ) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]] | None:
     """Return places and kept characters of all contents; None if the parts do not spell `text`."""
-    if not text.startswith(scaffold[0]):
+    if not scaffold or not text.startswith(scaffold[0]):
         return None
     places, kept = [], []
     cursor = len(scaffold[0])

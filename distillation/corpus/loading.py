@@ -11,13 +11,16 @@ than its part may be and the part would else be empty; it then stays in the part
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from distillation.alignment.chat import ANSWERING
 from distillation.config import CorpusSettings, Source
 from distillation.corpus.contract import check_contract
 from distillation.corpus.corpus import Corpus, CorpusReport, dataset_of, fingerprint_of
@@ -27,7 +30,7 @@ from distillation.corpus.left_out import LeftOut
 from distillation.corpus.ngrams import find_contaminated, measure_overlap
 from distillation.corpus.sources import SourceNotes, describe_source, iterate_source
 from distillation.corpus.statistics import CorpusStatistics, measure_documents, measure_unknown_shares
-from distillation.errors import CorpusError, one_line
+from distillation.errors import CorpusError, one_line, shorten
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +80,7 @@ def _load_source(
     for one in unusable:
         logger.warning("%s: left out %s", describe_source(source), one.describe())
     train, held_out = intake.train.finish(), intake.held_out.finish()
+    _check_roles(source, [*train, *held_out])
     if not train:
         raise CorpusError(_why_empty(intake, settings) + _left_out_note(unusable))
     overlap = measure_overlap([one.text for one in train], [one.text for one in held_out])
@@ -197,6 +201,27 @@ def _read_documents(source: Source, settings: CorpusSettings, notes: SourceNotes
                 intake.is_at_end = False
                 break
     return intake
+
+
+def _check_roles(source: Source, documents: Sequence[Document]) -> None:
+    """Check that conversations hold what is trained on, before anything else is done with them.
+
+    Raises:
+        CorpusError: no message is an answer.
+    """
+    column = getattr(source, "messages_column", None)
+    if column is None or not documents:
+        return
+    roles: Counter[str] = Counter()
+    for document in documents:
+        roles.update(message["role"] for message in json.loads(document.messages or "[]"))
+        if roles[ANSWERING]:
+            return
+    found = shorten(", ".join(sorted(roles)), 80) or "none"
+    raise CorpusError(
+        f"messages_column = {column!r}: no message has the role {ANSWERING}; the roles are {found}; "
+        f"rename the role of the answers to {ANSWERING}"
+    )
 
 
 def _num_bytes(text: str) -> int:

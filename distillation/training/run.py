@@ -173,7 +173,7 @@ class TrainingRun:
         from distillation.models import load_model, load_tokenizer, rows_of_pair
         from distillation.training.objective import load_objective
         from distillation.training.trial import make_savable, name_of
-        from distillation.training.windows import make_windows
+        from distillation.training.windows import make_windows, remedy_for
 
         self.directory, self.job, self.name = directory, job, name or job.variant
         set_seed(job.seed)
@@ -186,7 +186,7 @@ class TrainingRun:
         if not len(self.windows):
             raise CorpusError(
                 f"corpus of {directory}: no training window can be made ({dict(encoder.refusals)}); "
-                "check that the two tokenizers can write this text"
+                f"{remedy_for(encoder.refusals)}"
             )
         self.origins: list[str] = corpus.train["origin"][:]
         self.validation = corpus.validation_texts

@@ -41,6 +41,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 ENCODING_BATCH = 256
 """Documents that are tokenised at a time."""
+_ANOTHER_TEXT = "check that the two tokenizers can write this text"
+_REMEDIES = {
+    "no answer": "give conversations with messages of the role assistant that have a content",
+    "the template writes a token": "resize the model's embeddings, or give the chat template that fits them",
+    "the template": "give contents and roles as both chat templates write them, or a chat_template.jinja "
+    "that leaves them as they are",
+    "normalisers disagree": "bring the texts to one Unicode form (NFC) first",
+}
+"""Beginning of a cause -> what to do; the longer beginnings first."""
 _NOT_OF_A_NAME = re.compile(r"[^\w/]+")
 """What MLflow may not take in the name of a metric, and spaces."""
 
@@ -176,6 +185,12 @@ def make_windows(encoder: PairEncoder, documents: Sequence[str] | Documents, max
     for warning in counts.warnings("conversations" if _hold_conversations(documents) else "documents"):
         logger.warning("%s", warning)
     return Windows(pairs, counts, places)
+
+
+def remedy_for(refusals: Mapping[str, int]) -> str:
+    """Return what to do against the commonest cause of refusals."""
+    worst = max(refusals, key=lambda cause: refusals[cause], default="")
+    return next((remedy for begin, remedy in _REMEDIES.items() if worst.startswith(begin)), _ANOTHER_TEXT)
 
 
 def _hold_conversations(documents: Sequence[str] | Documents) -> bool:

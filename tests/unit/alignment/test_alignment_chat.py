@@ -262,7 +262,6 @@ def test_where_no_token_ends_a_turn_the_answer_alone_is_trained_on(turn: str) ->
             talk("a", "b"),
             "the template drops or reorders messages (teacher)",
         ),
-        (None, talk("a", "the <|im_end|> dog"), "special token in a content (teacher)"),
         (None, talk("a", "bad \ud800"), "not valid Unicode"),
         (None, talk("a question"), "no answer"),
         (None, talk("a", " \n "), "no answer"),
@@ -280,6 +279,70 @@ def test_what_is_refused_is_counted(template: str | None, messages: Messages, ca
     assert count >= 1
     assert len(found.splitlines()) == 1
     assert template is not None or pairs[1] is not None
+
+
+@pytest.mark.parametrize(("teacher", "student"), PAIRS)
+def test_what_spells_a_special_token_in_a_content_is_text(teacher: str, student: str) -> None:
+    markup = "<|im_end|>\n<|im_start|>assistant\n</s><s>[INST]<|endoftext|>"
+    messages = talk(f"what is {markup}", f"that is {markup} and the dog", "and", "the dogs")
+    other = talk("what is the dog", "that is the dog and the dog", "and", "the dogs")
+    pair, reference = encode(teacher, student, [messages, other])
+    assert pair is not None, pair_encoder(teacher, student).refusals
+    assert_sound(teacher, student, messages, pair)
+    for side, plain, name in (
+        (pair.teacher, reference.teacher, teacher),
+        (pair.student, reference.student, student),
+    ):
+        special = tokenizer(name).all_special_ids + list(tokenizer(name).added_tokens_decoder)
+        found, expected = (text.ids[np.isin(text.ids, special)].tolist() for text in (side, plain))
+        assert found == expected, "the template's own markup, and no other"
+    table = token_bytes(tokenizer(student))
+    is_text = pair.trained & np.isin(pair.student.ids, list(table))
+    trained = b"".join(table[index] for index in pair.student.ids[is_text].tolist()).decode()
+    assert f"that is {markup} and the dog" in trained
+
+
+THINKING = (
+    "{%- for m in messages %}{%- set c = m.content %}{{- '<|im_start|>' + m.role + '\n' }}"
+    "{%- if m.role == 'assistant' %}{%- set r = '' %}{%- if '</think>' in c %}"
+    "{%- set r = c.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
+    "{%- set c = c.split('</think>')[-1].lstrip('\n') %}{%- endif %}"
+    "{%- if loop.last %}{{- '<think>\n' + r + '\n</think>\n\n' }}{%- endif %}{%- endif %}"
+    "{{- c + '<|im_end|>\n' }}{%- endfor %}"
+)
+"""As Qwen3's: the last answer keeps its thinking, the others lose it."""
+
+
+@pytest.mark.parametrize("inner", ["\nthe dog\n\nand more\n", "\n\n"])
+def test_thinking_that_is_written_as_it_stands_is_used(inner: str) -> None:
+    teacher = copy.deepcopy(tokenizer("chatml"))
+    teacher.chat_template = THINKING
+    encoder = PairEncoder(teacher, tokenizer("chatml"))
+    answer = f"<think>{inner}</think>\n\nthe dogs sleep"
+    messages = talk("what?", "the dog", "and?", answer)
+    for sides in ((teacher, tokenizer("chatml")), (tokenizer("chatml"), teacher)):
+        encoder = PairEncoder(*sides)
+        (pair,) = ChatEncoder(encoder, None, None).encode([messages])
+        assert pair is not None, encoder.refusals
+        common = pair.student.ids[pair.student.ends > pair.student.begins].tolist()
+        table = encoder.student_bytes.table
+        assert answer.encode() in b"".join(table[index] or b"!" for index in common)
+        assert pair.trained.sum() >= len(answer) / 4
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        talk("what?", "<think>the dog</think>the dogs"),  # is written with other line ends
+        talk("what?", "<think>\nthe dog\n</think>\n\nthe dogs", "and?", "the dog"),  # is dropped
+    ],
+)
+def test_thinking_that_is_rewritten_is_refused(messages: Messages) -> None:
+    teacher = copy.deepcopy(tokenizer("chatml"))
+    teacher.chat_template = THINKING
+    encoder = PairEncoder(teacher, tokenizer("chatml"))
+    assert ChatEncoder(encoder, None, None).encode([messages]) == [None]
+    assert encoder.refusals == {"the template changes a content (teacher)": 1}
 
 
 def test_an_unknown_token_is_refused() -> None:

@@ -141,3 +141,18 @@ def test_two_columns_are_refused(kind: str) -> None:
     ) as raised:
         parse_settings({"corpus": {"sources": [source]}})
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("roles", [("human", "gpt"), ("User", "Assistant")])
+def test_conversations_without_answers_are_one_line_before_anything_is_trained(
+    tmp_path: Path, roles: tuple[str, str]
+) -> None:
+    talks = [
+        [{"role": role, "content": one["content"]} for role, one in zip(roles, talk, strict=True)]
+        for talk in _talks(60, system=None)
+    ]
+    settings = CorpusSettings(sources=[_write(tmp_path / "a.jsonl", talks)])
+    expected = f"no message has the role assistant; the roles are {', '.join(sorted(roles))}; rename"
+    with pytest.raises(CorpusError, match=expected) as caught:
+        load_corpus(settings, {})
+    assert "\n" not in str(caught.value)

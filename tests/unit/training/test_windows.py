@@ -17,7 +17,7 @@ from distillation.corpus.corpus import dataset_of
 from distillation.corpus.documents import Document, conversation_of
 from distillation.errors import AlignmentError
 from distillation.models import load_tokenizer
-from distillation.training.windows import LengthBatchedSampler, WindowCollator, make_windows
+from distillation.training.windows import LengthBatchedSampler, WindowCollator, make_windows, remedy_for
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,20 @@ def test_what_is_not_used_of_texts_is_told_by_cause(tokenizers, caplog) -> None:
     assert named["shortened_documents"] == 2
     assert named["lost_positions"] == named["lost_positions/unknown_token_teacher"] == num_lost
     assert named["windows"] == 3
+
+
+@pytest.mark.parametrize(
+    ("cause", "remedy"),
+    [
+        ("no answer", "the role assistant"),
+        ("the template changes a content (student)", "chat_template.jinja"),
+        ("the template writes a token that the model has no row for (teacher)", "resize"),
+        ("unknown token (student)", "can write this text"),
+    ],
+)
+def test_the_remedy_is_that_of_the_commonest_cause(cause: str, remedy: str) -> None:
+    assert remedy in remedy_for({"empty": 1, cause: 2})
+    assert remedy_for({})
 
 
 def test_lost_stretches_have_no_label_and_no_target(tokenizers) -> None:

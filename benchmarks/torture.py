@@ -143,10 +143,12 @@ def pipeline(name: str, config: str, *overrides: str) -> int:
     """`python -m pipelines.NAME -c FILE ...`."""
     from importlib import import_module
 
+    from pipelines.champion import ACTIONS
     from pipelines.command import run_command
 
     module = import_module(f"pipelines.{name}")
-    return run_command(getattr(module, f"{name}_pipeline"), ["-c", config, *overrides])
+    actions = ACTIONS if name == "promotion" else None
+    return run_command(getattr(module, f"{name}_pipeline"), ["-c", config, *overrides], actions)
 
 
 def register(folder: str) -> int:

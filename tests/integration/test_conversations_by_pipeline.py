@@ -56,7 +56,7 @@ def test_a_run_on_conversations(
     assert not (workplace.root / "~").exists()
 
     unusable = (
-        "1 file: suffix '' is not read (LICENSE)",
+        "1 file: without a suffix it is not read (LICENSE)",
         "1 document: messages_column = 'messages' holds int",
     )
     report = (tmp_path / "outputs" / "report.html").read_text()

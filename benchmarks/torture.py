@@ -505,6 +505,56 @@ def torture_job(bench: Bench) -> Iterator[Row]:
             for fault in compare_jobs(job, reference):
                 row.add(fault)
         yield row
+    for dtype in ("float32", "bfloat16"):
+        yield _kill_one_job(bench, dtype)
+
+
+def _kill_one_job(bench: Bench, teacher_dtype: str) -> Row:
+    """Kill one job at each stretch of its way, every other start beside a process that takes all cores."""
+    row = Row("job", f"one job, teacher in {teacher_dtype}, killed again and again, under load")
+    kills = 4 * bench.options.kills
+    raw = bench.raw()
+    prepared = bench.prepare(
+        bench.fresh("one"),
+        models=raw["models"] | {"teacher": raw["models"]["teacher"] | {"dtype": teacher_dtype}},
+        training=raw["training"] | {"max_steps": 3 * kills, "evaluations": 3 * kills // 2},
+    )
+    reference, job = bench.job(prepared, "one"), bench.job(prepared, "one")
+    if not ended_well(row, bench.start(train, reference, folder=reference.parent), "the undisturbed job"):
+        return row
+    while row.tries < kills:
+        last = _checkpoints(job)[-1:]
+        step = (int(last[0].name[11:]) if last else 0) + bench.random.randint(0, 5)
+        load = contextlib.nullcontext() if row.tries % 2 else _busy_cores()
+        with load:
+            killed = kill_when(lambda step=step: _last_step(job) >= step, bench, job)
+        if not killed:
+            row.add(Fault("untold", f"it ended by itself after {row.tries} kills"))
+            break
+        row.tries += 1
+    ended_well(row, bench.start(train, job, folder=job.parent), "the last start")
+    for fault in compare_jobs(job, reference):
+        row.add(fault)
+    return row
+
+
+def _last_step(job: Path) -> int:
+    """Return the last step that a job has written to its log; 0 before the first."""
+    lines = _read(job / "metrics.jsonl").splitlines()
+    return int(json.loads(lines[-1])["step"]) if lines else 0
+
+
+@contextlib.contextmanager
+def _busy_cores() -> Iterator[None]:
+    """Keep every core busy with processes of our own."""
+    command = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def kill_when(sees: Callable[[], bool], bench: Bench, job: Path) -> int:

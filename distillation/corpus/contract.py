@@ -2,7 +2,8 @@
 
 Documents: enough of them in both parts, with text, of a sensible length, valid UTF-8 without NUL characters.
 The source: not too many repeats. The split: no held-out document stands in training, as a whole or in long
-n-grams. The tokenizers: (almost) no unknown tokens. Each expectation carries the setting that holds its
+n-grams. The tokenizers: (almost) no unknown tokens, and (almost) all held-out documents spelled as a whole;
+the others are left out. Each expectation carries the setting that holds its
 limit, so that a refusal says what to change.
 """
 
@@ -190,7 +191,11 @@ def _left_out_terms(settings: ContractSettings, shares: Mapping[str, float]) -> 
     from great_expectations.expectations import ExpectColumnMaxToBeBetween
 
     limit = settings.max_left_out_share
-    words = {"documents": "documents", "files": "bytes of its files"}
+    words = {
+        "documents": "documents",
+        "files": "bytes of its files",
+        "held_out": "held-out documents",
+    }
     return [
         _Term(
             _left_out(what),

@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 
 from distillation.alignment.chat import ANSWERING
+from distillation.alignment.spelling import are_spelled
 from distillation.config import CorpusSettings, Source
 from distillation.corpus.contract import check_contract
 from distillation.corpus.corpus import Corpus, CorpusReport, dataset_of, fingerprint_of
 from distillation.corpus.documents import Document, is_held_out
 from distillation.corpus.hub import HubReach
-from distillation.corpus.left_out import LeftOut
+from distillation.corpus.left_out import MAX_PLACES, LeftOut
 from distillation.corpus.ngrams import find_contaminated, measure_overlap
 from distillation.corpus.sources import SourceNotes, describe_source, iterate_source
 from distillation.corpus.statistics import CorpusStatistics, measure_documents, measure_unknown_shares
@@ -76,11 +77,12 @@ def _load_source(
 ) -> Corpus:
     notes = SourceNotes(reach)
     intake = _read_documents(source, settings, notes)
-    unusable = tuple(notes.tally.entries.values())
+    train, read_held_out = intake.train.finish(), intake.held_out.finish()
+    held_out, unspelled = _leave_out_unspelled(read_held_out, tokenizers)
+    unusable = (*notes.tally.entries.values(), *unspelled)
     for one in unusable:
         logger.warning("%s: left out %s", describe_source(source), one.describe())
-    train, held_out = intake.train.finish(), intake.held_out.finish()
-    _check_roles(source, [*train, *held_out])
+    _check_roles(source, [*train, *read_held_out])
     if not train:
         raise CorpusError(_why_empty(intake, settings) + _left_out_note(unusable))
     overlap = measure_overlap([one.text for one in train], [one.text for one in held_out])
@@ -90,8 +92,9 @@ def _load_source(
     statistics = CorpusStatistics(
         measure_documents(kept, held_out, leaked),
         duplicate_share=intake.num_duplicates / max(intake.num_duplicates + len(intake.seen), 1),
-        unknown_shares=measure_unknown_shares(tokenizers, [*kept, *held_out]),
-        left_out_shares=notes.tally.shares(),
+        unknown_shares=measure_unknown_shares(tokenizers, [*kept, *read_held_out]),
+        left_out_shares=notes.tally.shares()
+        | {"held_out": 1.0 - len(held_out) / len(read_held_out) if read_held_out else 0.0},
     )
     contract, page = check_contract(statistics, settings.contract, describe_source(source))
     if not contract.success:
@@ -201,6 +204,29 @@ def _read_documents(source: Source, settings: CorpusSettings, notes: SourceNotes
                 intake.is_at_end = False
                 break
     return intake
+
+
+def _leave_out_unspelled(
+    held_out: Sequence[Document], tokenizers: Mapping[str, Any]
+) -> tuple[list[Document], list[LeftOut]]:
+    """Return the documents that all tokenizers spell as a whole, and what is left out by whose fault.
+
+    Every model is measured on the same text, and none on text of which it was shown less.
+    """
+    left_out = []
+    kept = list(held_out)
+    for name, tokenizer in tokenizers.items():
+        spelled = are_spelled(tokenizer, [document.text for document in kept])
+        bad = [document for document, is_spelled in zip(kept, spelled, strict=True) if not is_spelled]
+        if bad:
+            cause = (
+                f"held out, {len(bad) / len(held_out):.1%} of all that are, but the {name}'s tokenizer cannot "
+                "spell the whole text, so that its bits per byte would be too few"
+            )
+            places = tuple(document.origin for document in bad[:MAX_PLACES])
+            left_out.append(LeftOut(what="documents", cause=cause, count=len(bad), places=places))
+        kept = [document for document, is_spelled in zip(kept, spelled, strict=True) if is_spelled]
+    return kept, left_out
 
 
 def _check_roles(source: Source, documents: Sequence[Document]) -> None:

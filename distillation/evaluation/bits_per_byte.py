@@ -9,6 +9,8 @@ tokens, the first scores all it holds, each further one scores the next `stride`
 left context.
 
 Tokens whose string is a special token's (a literal `<|endoftext|>` in a text) are spelt out like other text.
+Texts that one of the tokenizers cannot spell as a whole are none to compare models on: the corpus leaves them
+out for all (`corpus.loading`), and `num_unknown_tokens` is then 0.
 Without a start token nothing predicts the first token of a document: it is not scored, *its bytes are not
 counted*, and `num_unscored_bytes` says how many those were.
 

@@ -38,6 +38,7 @@ def check_distillation(raw: Mapping[str, Any]) -> Settings:
     check_tasks(settings.evaluation)
     for warning in check_pair(settings):
         _LOG.warning(warning)
+    try_outputs(settings, uri)
     send_held_back(settings, uri)
     return settings
 
@@ -64,12 +65,32 @@ def check_comparison(raw: Mapping[str, Any]) -> ComparisonSettings:
             for warning in check_pair(one):
                 _LOG.warning(warning)
         checked.add(key)
+    try_outputs(settings, uri)
     send_held_back(settings, uri)
     num_students = len(plan.entries())
     search = settings.comparison.search
     trials = f", after a search of {search.num_trials} trials" if search is not None else ""
     print(f"{num_students} students: variants and controls x seeds {list(plan.seeds)}{trials}.")
     return settings
+
+
+def try_outputs(settings: Settings, uri: str) -> None:
+    """Write once to each place that the run ends in, and draw one report.
+
+    What is refused at the end of a run is refused here, before hours of work.
+
+    Raises:
+        StorageError: a folder or a file cannot be written.
+        InputError: no report can be drawn.
+        TrackingError: the tracking server does not take a run, its figures or its files.
+    """
+    from distillation.report import try_report
+    from pipelines.places import check_places
+    from tracking.trial import try_tracking
+
+    check_places(settings)
+    try_report(settings)
+    try_tracking(uri, settings.tracking.experiment)
 
 
 def send_held_back(settings: Settings, uri: str) -> None:

@@ -1,4 +1,4 @@
-"""Where a pipeline writes, for the one line that a disk's refusal gets."""
+"""Where a pipeline writes: tried before any work, and named in the one line that a disk's refusal gets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillation.config import PromotionSettings, Section, Settings
+from distillation.files import refusal_of, storage_error
 
 
 def zenml_directory() -> Path:
@@ -44,6 +45,19 @@ def places_of(settings: Section | None = None) -> dict[str | Path, str | None]:
         places[tempfile.gettempdir()] = "TMPDIR"
     places[os.curdir] = None
     return places
+
+
+def check_places(settings: Section) -> None:
+    """Write to each place that a setting chose, and take it away again.
+
+    Raises:
+        StorageError: one cannot be written.
+    """
+    for place, setting in places_of(settings).items():
+        refused = refusal_of(Path(place)) if setting is not None else None
+        if refused is not None:
+            named = OSError(refused.errno, refused.strerror, str(place))
+            raise storage_error(named, {place: setting}) or refused
 
 
 def _places_of_stack() -> dict[str | Path, str | None]:

@@ -133,7 +133,7 @@ def tracking_errors(uri: str) -> Iterator[None]:
         refused = None
         if uri.startswith(_SQLITE):
             refused = storage_error(error, {uri.removeprefix(_SQLITE): "tracking.uri"})
-        told = f"{_reason(error)}; see that it runs" if refused is None else one_line(refused)
+        told = f"{request_reason(error)}; see that it runs" if refused is None else one_line(refused)
         raise TrackingError(
             f"tracking server {uri} failed: {told}, then start again: finished steps are reused"
         ) from error
@@ -178,7 +178,7 @@ def _check_http(uri: str, timeout: float) -> None:
             raise_on_status=False,
         )
     except (MlflowException, OSError, ValueError) as error:
-        raise _silent(uri, _reason(error)) from None
+        raise _silent(uri, request_reason(error)) from None
     if answer.status_code >= 500:  # below, it is there; whether it lets us in shows with the first record
         raise _silent(uri, f"status {answer.status_code}")
 
@@ -211,7 +211,7 @@ def _silent(uri: str, reason: str) -> TrackingError:
 _CERTIFICATE = "its certificate is not trusted"
 
 
-def _reason(error: BaseException) -> str:
+def request_reason(error: BaseException) -> str:
     """Return why a request failed; MLflow wraps what its transport said, which says it in three layers."""
     text = one_line(error)
     if "CERTIFICATE_VERIFY_FAILED" in text:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distillation.report.histories import History, read_history
     from distillation.report.page import report_page
     from distillation.report.terminal import summary_table
+    from distillation.report.trial import try_report
     from distillation.report.words import verdict_sentence
 
 _HOME = {
@@ -25,6 +26,7 @@ _HOME = {
     "read_history": "histories",
     "report_page": "page",
     "summary_table": "terminal",
+    "try_report": "trial",
     "verdict_sentence": "words",
 }
 
@@ -36,6 +38,7 @@ __all__ = [
     "read_history",
     "report_page",
     "summary_table",
+    "try_report",
     "verdict_sentence",
 ]
 

@@ -88,6 +88,31 @@ def test_a_job_directory_that_cannot_be_written(
     assert blocked.read_text() == "keep me"
 
 
+def test_a_cache_that_cannot_be_written(
+    workplace: Any, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    blocked = tmp_path / "notes.txt"
+    blocked.write_text("keep me")
+    line = fail(workplace, capfd, f"cache={{output_dir: {blocked}/cache}}")
+    assert f"{blocked}/cache: cannot be written, Not a directory" in line
+    assert "(cache.output_dir)" in line
+
+
+def test_an_experiment_whose_files_cannot_be_written_is_refused_before_any_step(
+    workplace: Any, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from zenml.client import Client
+
+    blocked = tmp_path / "notes.txt"
+    blocked.write_text("keep me")
+    workplace.recorder().client.create_experiment("barred", artifact_location=f"{blocked}/runs")
+    num_before = Client().list_pipeline_runs().total
+    line = fail(workplace, capfd, "tracking.experiment=barred")
+    assert "tracking.experiment = 'barred' takes no file" in line
+    assert f"see that {blocked}/runs" in line
+    assert Client().list_pipeline_runs().total == num_before
+
+
 def test_every_source_failing_lists_all_reasons(
     workplace: Any, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -94,7 +94,7 @@ def speed(job_dir: Path) -> float:
     """Return the median student tokens a second of a finished job."""
     from statistics import median
 
-    from distillation.training import read_metrics
+    from distillation.metrics_log import read_metrics
 
     lines = read_metrics(job_dir / "metrics.jsonl")
     return median(
@@ -104,7 +104,7 @@ def speed(job_dir: Path) -> float:
 
 def peak_memory(job_dir: Path) -> float:
     """Return the peak memory of a finished job's process, in MiB."""
-    from distillation.training import read_metrics
+    from distillation.metrics_log import read_metrics
 
     lines = read_metrics(job_dir / "metrics.jsonl")
     return max(line["metrics"].get("memory_mb", 0.0) for line in lines)

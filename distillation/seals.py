@@ -7,7 +7,7 @@ kept in one. A bit that flipped, a file that was cut short or is gone is found b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,10 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def digests_of_files(directory: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file below `directory`, by its name relative to it."""
+def digests_of_files(directory: Path, names: Iterable[str] | None = None) -> dict[str, str]:
+    """Return the SHA-256 of all files below `directory`, or of `names`, by their names in it."""
+    if names is not None:
+        return {name: sha256_of(directory / name) for name in names}
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     return {path.relative_to(directory).as_posix(): sha256_of(path) for path in files}
 

@@ -6,12 +6,12 @@ cannot be compared, tokens can; so `step` is the tokens seen, and the optimiser'
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distillation.metrics_log import parse_line
 from tracking.names import STEP, TOKENS, shown_name
 
 if TYPE_CHECKING:
@@ -32,19 +32,16 @@ class LogLine:
 
 
 def read_line(line: bytes) -> LogLine | None:
-    """Return the line's metrics; None for one cut by a crash: whoever resumes the job writes it again."""
+    """Return the line's metrics; None if it is not what was written."""
     from mlflow.entities import Metric
 
-    try:
-        entry = json.loads(line)
-        time_ms, tokens, step = int(entry["time"] * 1000), int(entry["tokens"]), int(entry["step"])
-        values = {shown_name(name): value for name, value in entry["metrics"].items() if value is not None}
-        values |= {STEP: step, TOKENS: tokens}
-        return LogLine(
-            tokens, [Metric(name, float(value), time_ms, tokens) for name, value in values.items()]
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    entry = parse_line(line)
+    if entry is None:
         return None
+    time_ms, tokens = int(entry["time"] * 1000), entry["tokens"]
+    values = {shown_name(name): value for name, value in entry["metrics"].items() if value is not None}
+    values |= {STEP: entry["step"], TOKENS: tokens}
+    return LogLine(tokens, [Metric(name, float(value), time_ms, tokens) for name, value in values.items()])
 
 
 def read_lines(lines: Iterable[bytes], before: bytes = b"") -> Iterator[LogLine]:

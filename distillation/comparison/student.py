@@ -116,7 +116,7 @@ def measured_student(
 
 def training_figures(job_dir: Path, metrics: dict[str, float]) -> dict[str, float]:
     """Return what the training itself measured, under the names of a comparison."""
-    from distillation.training import read_metrics
+    from distillation.metrics_log import read_metrics
     from distillation.training.trainer import BEST_METRIC
 
     lines = read_metrics(job_dir / "metrics.jsonl")

@@ -1,19 +1,18 @@
 """Training curves out of the metrics logs of job directories.
 
-A log has one JSON object a line: `{"step": int, "tokens": int, "time": float, "metrics": {name: value}}`. It
-is append-only, so a run that was killed and resumed may hold a step twice: the later line counts, and a last
-line that was cut off by the kill is passed over.
+A step may have several lines, of training and of evaluation: here it is one.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from distillation.metrics_log import read_metrics
 
 History = Sequence[Mapping[str, Any]]
 """Lines of one metrics log, in order of their steps."""
@@ -24,11 +23,7 @@ MAX_POINTS = 150
 
 def read_history(path: str | Path) -> list[dict[str, Any]]:
     """Return the lines of the metrics log `path` in order of their steps; empty if there is no such file."""
-    file = Path(path)
-    if not file.is_file():
-        return []
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return merge_steps(filter(None, map(_parse, lines)))
+    return merge_steps(read_metrics(Path(path)))
 
 
 def merge_steps(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -53,12 +48,3 @@ def curve(history: History, metric: str) -> tuple[np.ndarray, np.ndarray]:
         return tokens, values
     parts = [np.array_split(array, MAX_POINTS) for array in (tokens, values)]
     return tuple(np.array([part.mean() for part in split]) for split in parts)  # type: ignore[return-value]
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        parsed = json.loads(line)
-    except ValueError:
-        return None
-    is_line = isinstance(parsed, dict) and isinstance(parsed.get("metrics"), dict)
-    return parsed if is_line and "step" in parsed and "tokens" in parsed else None

@@ -20,6 +20,7 @@ Invariants: what is read equals what was written to the bit; a damaged byte is f
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 import shutil
@@ -78,8 +79,10 @@ class CacheStore:
         plans.mkdir(parents=True, exist_ok=True)
         while True:
             # Looked up before the plans are read: one that comes meanwhile has this number.
-            number = max((int(path.stem) for path in plans.glob("[0-9]*.json")), default=-1) + 1
+            path = _first_free(plans)
             shards = self.planned()
+            if _first_free(plans) != path:  # another one came, or a damaged one was set aside
+                continue
             known = {key for shard in shards for key in shard}
             new = [key for key in dict.fromkeys(keys) if key not in known]
             if not new:
@@ -87,7 +90,7 @@ class CacheStore:
             parts = [
                 new[begin : begin + windows_per_shard] for begin in range(0, len(new), windows_per_shard)
             ]
-            _create_sealed(plans / f"{number:04d}.json", {"shards": [b"".join(part).hex() for part in parts]})
+            _create_sealed(path, {"shards": [b"".join(part).hex() for part in parts]})
 
     def planned(self) -> list[tuple[bytes, ...]]:
         """Return the windows of each shard as the plans say.
@@ -260,6 +263,12 @@ class CacheReader:
 def shard_name(keys: Sequence[bytes]) -> str:
     """Return the name of the shard of these windows."""
     return hashlib.blake2b(b"".join(keys), digest_size=KEY_BYTES).hexdigest()
+
+
+def _first_free(plans: Path) -> Path:
+    """Return the place of the next plan; that of a damaged one, if it was set aside."""
+    paths = (plans / f"{number:04d}.json" for number in itertools.count())
+    return next(path for path in paths if not path.exists())
 
 
 def _create_sealed(path: Path, content: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import ProgressCallback, TrainerCallback
 
 from distillation.evaluation.memory import peak_bytes, restart_peak
-from distillation.training.metrics import MetricsLog
+from distillation.metrics_log import METRICS_FILE, MetricsLog
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -29,7 +29,7 @@ class JobCallback(TrainerCallback):
 
     def __init__(self, directory: Path, trainer: DistillationTrainer) -> None:
         self.trainer = trainer
-        self.log = MetricsLog(directory / "metrics.jsonl")
+        self.log = MetricsLog(directory / METRICS_FILE)
         self.last_time = time.perf_counter()
 
     def on_train_begin(

@@ -1,6 +1,7 @@
 """Checkpoints of a job, and the student that is made of the best one.
 
-    checkpoints/checkpoint-STEP/   what transformers' Trainer writes, counts-PROCESS.json, manifest.json
+    checkpoints/checkpoint-STEP/   what transformers' Trainer writes, counts-PROCESS.json, a copy of
+                                   metrics.jsonl, manifest.json
                 .draft/            one that is being written, or the rest of a kill
 
 A checkpoint is written as a draft, synced, sealed by a manifest with the SHA-256 of every file, and renamed.
@@ -20,6 +21,7 @@ from typing import Any
 
 from distillation.errors import InputError, JobError, reason_of
 from distillation.files import new_directory, sync_directory, sync_tree
+from distillation.metrics_log import METRICS_FILE, restore
 from distillation.reading import read_json
 from distillation.seals import digests_of_files, first_fault, read_sealed, sha256_of, write_sealed
 
@@ -30,7 +32,9 @@ FOLDER, DRAFTS = "checkpoints", ".draft"
 MANIFEST = "manifest.json"
 TRAINER_STATE = "trainer_state.json"
 _NAME = re.compile(r"checkpoint-([1-9][0-9]{0,17})")
-_OF_TRAINING = re.compile(r".*\.(pt|pth|bin)|trainer_state\.json|counts-[0-9]+\.json|manifest\.json")
+_OF_TRAINING = re.compile(
+    r".*\.(pt|pth|bin)|trainer_state\.json|counts-[0-9]+\.json|manifest\.json|metrics\.jsonl"
+)
 """Files of a checkpoint that are no part of the student."""
 
 
@@ -71,9 +75,11 @@ def draft_folder(folder: Path) -> Path:
 
 
 def seal(folder: Path, step: int, num_processes: int) -> None:
-    """Put the draft of a checkpoint in its place, with the digests of its files."""
+    """Put the draft of a checkpoint in its place, with a copy of the log and the digests of its files."""
     name = f"checkpoint-{step}"
     draft, final = draft_folder(folder) / name, folder / name
+    if (log := folder.parent / METRICS_FILE).exists():
+        shutil.copyfile(log, draft / METRICS_FILE)
     sync_tree(draft)
     write_sealed(draft / MANIFEST, {"num_processes": num_processes, "files": digests_of_files(draft)})
     if final.exists():  # a step that is trained again
@@ -134,6 +140,17 @@ def newest(folder: Path) -> Checkpoint | None:
 def newest_step(folder: Path) -> int:
     """Return the step of the newest checkpoint; 0 if there is none."""
     return next(iter(_steps(folder)), 0)
+
+
+def restore_log(folder: Path) -> None:
+    """Bring back lines of `metrics.jsonl` that were damaged, out of the newest checkpoint.
+
+    Raises:
+        InputError: the log cannot be read.
+    """
+    step = newest_step(folder)
+    if step:
+        restore(folder.parent / METRICS_FILE, folder / f"checkpoint-{step}" / METRICS_FILE)
 
 
 def write_student(checkpoint: Path, final: Path) -> dict[str, str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distillation.errors import JobError
-from distillation.seals import first_fault
-from distillation.training.checkpoints import Checkpoint, write_student
+from distillation.errors import DistillationError, JobError, one_line
+from distillation.files import storing
+from distillation.metrics_log import METRICS_FILE
+from distillation.seals import digests_of_files, first_fault
+from distillation.training.checkpoints import FOLDER, Checkpoint, restore_log, write_student
 from distillation.training.job import Job, JobResult, read_status, write_status
 from distillation.training.processes import is_first_process, wait_for_everyone
 
@@ -43,6 +46,7 @@ def finish(directory: Path, job: Job, checkpoint: Checkpoint) -> JobResult:
     if is_first_process():
         digests = write_student(checkpoint.best, directory / STUDENT_FOLDER)
         status = {"state": "finished", "metrics": metrics, "student": digests}
+        status["log"] = digests_of_files(directory, [METRICS_FILE])
         write_status(directory, status | decided(job))
     wait_for_everyone(job.decision.device)
     return JobResult(job_dir=directory, student_dir=directory / STUDENT_FOLDER, metrics=metrics)
@@ -63,7 +67,21 @@ def finished_result(directory: Path, *, tell: bool = True) -> JobResult | None:
                 "%s: %s; it is made again of the best checkpoint", directory / STUDENT_FOLDER, fault
             )
         return None
+    if first_fault(directory, status["log"]) is not None:
+        _restore_log(directory, status["log"])
     return JobResult(job_dir=directory, student_dir=directory / STUDENT_FOLDER, metrics=status["metrics"])
+
+
+def _restore_log(directory: Path, digests: Mapping[str, str]) -> None:
+    """Bring back what the log of a finished job has lost; what cannot be had again is told."""
+    try:
+        with storing(directory):
+            restore_log(directory / FOLDER)
+        fault = first_fault(directory, digests)
+    except DistillationError as error:
+        fault = one_line(error)
+    if fault is not None:
+        logger.warning("%s: %s; its curves lack points", directory, fault)
 
 
 def decided(job: Job) -> dict[str, Any]:

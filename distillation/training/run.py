@@ -26,6 +26,7 @@ from distillation.training.checkpoints import (
     newest,
     newest_step,
     newest_usable,
+    restore_log,
 )
 from distillation.training.finishing import decided, finish, finished_result
 from distillation.training.inputs import check_inputs, check_model
@@ -124,6 +125,7 @@ def _trained(directory: Path, job: Job, name: str | None, on_estimate: Callable[
     for _ in range(MAX_ROUNDS):
         if is_first_process():
             newest_usable(folder, num_processes())
+            restore_log(folder)
         wait_for_everyone(job.decision.device)
         checkpoint = newest(folder)
         if checkpoint is None and was_finished:

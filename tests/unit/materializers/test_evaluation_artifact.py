@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from distillation.metrics_log import sealed_line
+
 BITS = {"untouched": 2.331, "text_only": 2.281, "distilled": 2.117, "teacher": 1.540}
 
 
@@ -31,7 +33,6 @@ def test_an_evaluation_shows_its_figures(
 
 
 def test_a_student_shows_its_curves(stored: Callable[[type], Any], tmp_path: Path) -> None:
-    import json
 
     from zenml.enums import VisualizationType
 
@@ -47,7 +48,7 @@ def test_a_student_shows_its_curves(stored: Callable[[type], Any], tmp_path: Pat
         }
         for step in range(1, 8)
     ]
-    history.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    history.write_text("".join(sealed_line(line) for line in lines))
     materializer = stored(StudentMaterializer)
     [(path, kind)] = materializer.save_visualizations(Student(tmp_path, "distilled", {}, history)).items()
     assert kind == VisualizationType.HTML

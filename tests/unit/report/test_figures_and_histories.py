@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 
+from distillation.metrics_log import sealed_line
 from distillation.report import read_history
 from distillation.report.figures import (
     FOREGROUND,
@@ -19,7 +20,7 @@ from distillation.report.histories import MAX_POINTS, curve
 
 
 def line(step: int, **metrics: float) -> str:
-    return json.dumps({"step": step, "tokens": 100 * step, "time": 0.0, "metrics": metrics})
+    return sealed_line({"step": step, "tokens": 100 * step, "time": 0.0, "metrics": metrics})
 
 
 def test_a_resumed_log_counts_each_step_once(tmp_path):
@@ -31,7 +32,7 @@ def test_a_resumed_log_counts_each_step_once(tmp_path):
         line(2, loss=4.1),
         line(2, accuracy=0.5),
     ]
-    path.write_text("\n".join([*lines, '{"step": 4, "tok']), encoding="utf-8")
+    path.write_text("".join([*lines, '{"step": 4, "tok']), encoding="utf-8")
     history = read_history(path)
     assert [entry["step"] for entry in history] == [1, 2, 3]
     assert history[1]["metrics"] == {"loss": 4.1, "accuracy": 0.5}

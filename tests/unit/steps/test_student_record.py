@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distillation.config import Settings, parse_settings
+from distillation.metrics_log import sealed_line
 from tracking.runs import Recorder, RunSpec, flat_params
 
 
@@ -44,7 +45,7 @@ def test_a_student_from_the_cache_gets_a_run_with_its_curves(
     parent = RunSpec("p", "pipeline")
     cached, trained = (RunSpec(f"p {name}", name, parent=parent) for name in ("text_only", "distilled"))
     history = tmp_path / "metrics.jsonl"
-    history.write_text('{"step": 1, "tokens": 50, "time": 1.0, "metrics": {"loss": 3.0}}\n')
+    history.write_text(sealed_line({"step": 1, "tokens": 50, "time": 1.0, "metrics": {"loss": 3.0}}))
     recorder = Recorder(f"sqlite:///{tmp_path}/mlflow.db", "e")
     client, trained_id = recorder.client, recorder.open(trained)
     evaluation = make_evaluation(text_only=2.28, distilled=2.1, teacher=1.54)

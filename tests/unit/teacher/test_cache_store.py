@@ -148,6 +148,7 @@ def test_a_damaged_plan_is_told_and_its_windows_are_planned_anew(tmp_path: Path,
     path = tmp_path / "plans" / f"{number:04d}.json"
     path.write_bytes(path.read_bytes()[:-9])
     assert set(store.plan(keys, 8)) == set(shards)
+    assert store.planned() == shards
     [record] = caplog.records
     assert f"{number:04d}.json" in record.getMessage()
     assert "planned anew" in record.getMessage()

@@ -24,8 +24,9 @@ from distillation.config import ObjectiveSettings, Settings, TermWeights
 from distillation.corpus import Corpus
 from distillation.corpus.corpus import fingerprint_of
 from distillation.errors import JobError
+from distillation.metrics_log import read_metrics
 from distillation.teacher.cache import CacheReader, TeacherCache
-from distillation.training import prepare_job, read_metrics, run_job
+from distillation.training import prepare_job, run_job
 from distillation.training.caching import fill_cache, prepare_cache
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -18,8 +18,9 @@ from distillation.corpus import load_corpus
 from distillation.corpus.documents import Document, is_held_out
 from distillation.errors import JobError, ModelError
 from distillation.finite import nonfinite_tensor
+from distillation.metrics_log import read_metrics
 from distillation.models import load_model, load_pair, load_tokenizer
-from distillation.training import prepare_job, read_metrics, run_job
+from distillation.training import prepare_job, run_job
 from distillation.training.caching import fill_cache, prepare_cache
 
 MARK = "☃"

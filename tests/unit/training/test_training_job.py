@@ -36,8 +36,9 @@ from distillation.corpus import load_corpus
 from distillation.errors import DistillationError, JobError, ModelError
 from distillation.fingerprint import digest_of_directory
 from distillation.locks import exclusive
+from distillation.metrics_log import MetricsLog, read_metrics, sealed_line
 from distillation.models import configured_output_rows, load_tokenizer
-from distillation.training import prepare_job, read_job, read_metrics, run_job
+from distillation.training import prepare_job, read_job, run_job
 from distillation.training.__main__ import main
 from distillation.training.checkpoints import newest_step
 from distillation.training.inputs import check_inputs, check_model
@@ -320,6 +321,28 @@ def test_a_moved_job_without_its_best_checkpoint_goes_back_and_ends_the_same(
     assert lines[job_dir] == lines[finished]
 
 
+def test_a_damaged_log_is_brought_back_from_the_checkpoint(finished, tmp_path, caplog) -> None:
+    log = (finished / "metrics.jsonl").read_bytes()
+    for harm in (log[: len(log) // 2], log.replace(b"learning_rate", b"learning_race", 1), b""):
+        for leave in (lambda job_dir: None, unfinish):
+            job_dir = copy_of(finished, tmp_path)
+            leave(job_dir)
+            (job_dir / "metrics.jsonl").write_bytes(harm)
+            run_job(job_dir)
+            assert (job_dir / "metrics.jsonl").read_bytes() == log
+            assert "it is brought back from" in caplog.text
+            caplog.clear()
+            shutil.rmtree(job_dir)
+
+
+def test_what_a_damaged_log_has_lost_for_good_is_told(finished, tmp_path, caplog) -> None:
+    job_dir = copy_of(finished, tmp_path)
+    shutil.rmtree(job_dir / "checkpoints")
+    flip_a_bit(job_dir / "metrics.jsonl")
+    run_job(job_dir)
+    assert "metrics.jsonl is not what was written; its curves lack points" in caplog.text
+
+
 def test_a_damaged_student_of_a_finished_job_is_made_again(finished, tmp_path, caplog) -> None:
     job_dir = copy_of(finished, tmp_path)
     student = job_dir / "student"
@@ -527,10 +550,9 @@ def test_bad_directories_are_one_line(parts, tmp_path) -> None:
 
 
 def test_a_torn_line_is_cut_off(tmp_path) -> None:
-    from distillation.training.metrics import MetricsLog
-
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "tokens": 5, "time": 0.0, "metrics": {"loss": 2.0}}\n{"step": 2, "tok')
+    line = sealed_line({"step": 1, "tokens": 5, "time": 0.0, "metrics": {"loss": 2.0}})
+    path.write_text(line + '{"step": 2, "tok')
     log = MetricsLog(path)
     log.append(1, 5, {"loss": 2.0})
     log.append(2, 9, {"loss": 1.0})
@@ -542,8 +564,12 @@ def test_a_torn_line_is_cut_off(tmp_path) -> None:
 
 def test_a_damaged_line_is_passed_over_with_a_warning(tmp_path, caplog) -> None:
     path = tmp_path / "metrics.jsonl"
-    line = '{"step": 1, "tokens": 5, "time": 0.0, "metrics": {"loss": 2.0}}\n'
-    bad = ("[]", "null", '{"step": 2}', '{"step": 2, "tokens": 5, "time": 0, "metrics": {"a": []}}', "\xff")
-    path.write_bytes((line + "\n".join(bad) + "\n" + line.replace("1", "3", 1)).encode("latin-1"))
+    lines = [
+        sealed_line({"step": step, "tokens": 5, "time": 0.0, "metrics": {"loss": 2.0}}) for step in (1, 3)
+    ]
+    bad = ("[]", "null", '{"step": 2}', lines[0].strip().replace("loss", "lost"), "\xff")
+    path.write_bytes((lines[0] + "\n".join(bad) + "\n" + lines[1]).encode("latin-1"))
     assert [found["step"] for found in read_metrics(path)] == [1, 3]
-    assert "5 lines cannot be read and are passed over, first line 2" in caplog.records[0].getMessage()
+    assert (
+        "5 lines are not what was written and are passed over, first line 2" in caplog.records[0].getMessage()
+    )

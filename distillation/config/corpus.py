@@ -113,8 +113,8 @@ class ContractSettings(Section):
     max_duplicate_share: Share = 0.1
     """Largest share of source documents that repeat another one; repeats are dropped in any case."""
     max_left_out_share: Share = 0.1
-    """Largest share of a source that cannot be used, of its documents (no JSON, a NUL, ...), of the bytes of a
-    folder's files (a suffix that is not read, damage) and of the held-out documents (text that a tokenizer
+    """Largest share of a source that cannot be used: of its documents (no JSON, a NUL, ...), of the bytes of
+    a folder's files (a suffix that is not read, damage), of its held-out documents (text that a tokenizer
     cannot spell)."""
     max_leaked_share: Share = 0.2
     """A held-out document leaks when more than this share of its long n-grams stands in training ones."""

@@ -220,8 +220,8 @@ def _leave_out_unspelled(
         bad = [document for document, is_spelled in zip(kept, spelled, strict=True) if not is_spelled]
         if bad:
             cause = (
-                f"held out, {len(bad) / len(held_out):.1%} of all that are, but the {name}'s tokenizer cannot "
-                "spell the whole text, so that its bits per byte would be too few"
+                f"held out, {len(bad) / len(held_out):.1%} of all that are, but the {name}'s tokenizer "
+                "cannot spell the whole text, so that its bits per byte would be too few"
             )
             places = tuple(document.origin for document in bad[:MAX_PLACES])
             left_out.append(LeftOut(what="documents", cause=cause, count=len(bad), places=places))

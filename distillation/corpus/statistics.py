@@ -36,8 +36,8 @@ class CorpusStatistics:
     unknown_shares: dict[str, float] = field(default_factory=dict)
     """For each tokenizer, the share of its tokens on a sample that stand for text it cannot spell."""
     left_out_shares: dict[str, float] = field(default_factory=dict)
-    """Share of the `documents`, of the bytes of the `files`, and of the `held_out` documents of the source that
-    could not be used."""
+    """Share of the `documents`, of the bytes of the `files`, and of the `held_out` documents of the source
+    that could not be used."""
 
 
 def measure_documents(

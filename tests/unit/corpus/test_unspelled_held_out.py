@@ -13,7 +13,19 @@ from distillation.corpus import load_corpus
 from distillation.corpus.documents import Document, is_held_out
 from distillation.errors import CorpusError
 
-WORDS = "house letter morning number small green under machine reads paper between many years light".split()
+WORDS = (
+    "house",
+    "letter",
+    "morning",
+    "number",
+    "small",
+    "green",
+    "under",
+    "machine",
+    "reads",
+    "paper",
+    "light",
+)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SHARE = 0.3
 

@@ -247,7 +247,7 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
-    from distillation.evaluation.logits import reads_later_tokens
+    from distillation.evaluation.logits import READS_AHEAD, reads_later_tokens
 
     path = _existing(reference, role)
     arguments: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **_hub_arguments(reference)}
@@ -287,10 +287,7 @@ def load_model(
     with reading_by_libraries(refusal):
         is_causal = not reads_later_tokens(model)
     if not is_causal:
-        raise ModelError(
-            f"models.{role}.path = {path}: {type(model).__name__} reads the tokens that it is asked to "
-            "predict; take a causal model, or set is_decoder to true in config.json if it was trained as one"
-        )
+        raise ModelError(f"models.{role}.path = {path}: {type(model).__name__} {READS_AHEAD}")
     return model
 
 

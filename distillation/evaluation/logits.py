@@ -32,6 +32,12 @@ PROBE_TOKENS = 4
 LEAST_INFLUENCE = 1e-6
 """Of a later token, beside the largest of any: what is below it is rounding."""
 
+READS_AHEAD = (
+    "reads the tokens that it is asked to predict; take a causal model, or set is_decoder to true in "
+    "config.json if it was trained as one"
+)
+"""What is said of a model that `reads_later_tokens` finds, after its name."""
+
 
 class LogitsReader:
     """Reads the logits of `model` position by position.

@@ -91,7 +91,7 @@ def probe_attention(
 
     with quiet_libraries(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        small, reference, tested_on = _reference_model(config, trust_remote_code)
+        small, reference, tested_on = reference_model(config, trust_remote_code)
         reference.to(device=device, dtype=getattr(torch, dtype))  # type: ignore[call-arg]
         batch = _batch(small, device)
         expected = _logits(reference, batch)
@@ -141,9 +141,13 @@ def choose_attention(
     return found.name
 
 
-def _reference_model(config: Any, trust_remote_code: bool) -> tuple[Any, PreTrainedModel, str]:
+def reference_model(config: Any, trust_remote_code: bool) -> tuple[Any, PreTrainedModel, str]:
     """Return a configuration that is small enough to run, its eager model on the processor, and what it is
-    called."""
+    called.
+
+    Raises:
+        ModelError: none of them runs.
+    """
     candidates: list[tuple[str, Callable[[], Any], int]] = [
         ("whole architecture", lambda: copy.deepcopy(config), _LARGEST_WHOLE)
     ]
@@ -154,6 +158,11 @@ def _reference_model(config: Any, trust_remote_code: bool) -> tuple[Any, PreTrai
         candidates = [
             (f"{num_layers} layers, narrow", lambda: reduced_config(text, narrow=True), _LARGEST_NARROW),
             (f"{num_layers} layers, full width", lambda: reduced_config(text, narrow=False), _LARGEST_NARROW),
+            (
+                f"{num_layers} layers, narrow, with padding",
+                lambda: reduced_config(text, narrow=True, keeps_padding=True),
+                _LARGEST_NARROW,
+            ),
         ]
     failures = []
     for name, make, largest in candidates:

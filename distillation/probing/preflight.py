@@ -117,13 +117,15 @@ def check_model(
     on the hub.
 
     Raises:
-        ModelError: directory, config.json, tokenizer or weights are missing, or do not fit each other, or a
-            source holds conversations and the tokenizer has no chat template.
+        ModelError: directory, config.json, tokenizer or weights are missing, or do not fit each other; the
+            model reads later tokens; or a source holds conversations and the tokenizer has no chat template.
     """
     from distillation.alignment.chat_template import has_chat_template
+    from distillation.evaluation.logits import READS_AHEAD
     from distillation.models import EMBEDDED, read_config, resolve_path
     from distillation.probing.architecture import probe_architecture
     from distillation.probing.checkpoint import check_checkpoint
+    from distillation.probing.direction import reads_ahead
 
     setting = f"models.{role}.path = {reference.path!r}"
     directory = Path(resolve_path(reference, role))
@@ -150,6 +152,8 @@ def check_model(
         )
     model, warnings = check_checkpoint(directory, config, setting, trust_remote_code=trust)
     sizes = probe_architecture(model)
+    if reads_ahead(config, trust_remote_code=trust):
+        raise ModelError(f"{setting}: {sizes.class_name} {READS_AHEAD}")
     return sizes, warnings + _check_rows(tokenizer, sizes.num_output_rows, setting)
 
 

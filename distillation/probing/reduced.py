@@ -11,6 +11,8 @@ import contextlib
 import copy
 from typing import Any
 
+_NUM_TOKENS = 128
+
 
 def text_config(config: Any) -> Any:
     """Return the text part of a composite configuration where it has a language model of its own."""
@@ -26,13 +28,17 @@ def num_reduced_layers(config: Any) -> int:
     return max(2, len(dict.fromkeys(getattr(config, "layer_types", None) or ())))
 
 
-def reduced_config(config: Any, *, narrow: bool) -> Any:
+def reduced_config(config: Any, *, narrow: bool, keeps_padding: bool = False) -> Any:
     """Return a copy of `config` with few layers, one of each type, few experts and, if `narrow`, few
-    heads."""
+    heads.
+
+    With `keeps_padding` it keeps the id of the padding token, from which RoBERTa and its relatives count
+    positions.
+    """
     small = copy.deepcopy(config)
     num_layers = num_reduced_layers(config)
     layer_types = getattr(config, "layer_types", None)
-    values: dict[str, Any] = {"num_hidden_layers": num_layers, "vocab_size": 128}
+    values: dict[str, Any] = {"num_hidden_layers": num_layers, "vocab_size": _NUM_TOKENS}
     if layer_types:
         kinds = list(dict.fromkeys(layer_types))
         values["layer_types"] = (kinds * num_layers)[:num_layers]
@@ -49,8 +55,11 @@ def reduced_config(config: Any, *, narrow: bool) -> Any:
         if hasattr(small, name):
             with contextlib.suppress(AttributeError):  # Some are computed from others and cannot be set.
                 setattr(small, name, value)
+    padding = getattr(config, "pad_token_id", None)
     for role in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(small, role, None)
+    if keeps_padding and isinstance(padding, int):
+        small.pad_token_id = padding % _NUM_TOKENS
     return small
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from distillation.config import ModelReference, Settings, parse_settings
 from distillation.errors import CorpusError, DistillationError, ModelError, SettingsError
@@ -60,6 +60,25 @@ def test_conversations_need_both_chat_templates(tiny_teacher_dir, broken, tmp_pa
     (broken / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     assert check_pair(settings_for(broken, broken, tmp_path, corpus=corpus)) == []
     assert "models.student.path" in refusal(settings_for(broken, tiny_teacher_dir, tmp_path, corpus=corpus))
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_a_model_that_reads_ahead_is_refused(tiny_teacher_dir, broken, tmp_path, role) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    num_rows = json.loads((broken / "config.json").read_text())["vocab_size"]
+    (broken / "model.safetensors").unlink()
+    pair = {"teacher": tiny_teacher_dir, "student": tiny_teacher_dir, role: broken}
+    for is_decoder in (True, False):
+        config = AutoConfig.for_model("bert", vocab_size=num_rows, is_decoder=is_decoder, **sizes)
+        AutoModelForCausalLM.from_config(config).save_pretrained(broken)
+        settings = settings_for(pair["teacher"], pair["student"], tmp_path, evaluation={"max_length": 256})
+        if is_decoder:
+            check_pair(settings)
+    message = refusal(settings)
+    assert message.startswith(
+        f"models.{role}.path = {str(broken)!r}: BertLMHeadModel reads the tokens that it"
+    )
+    assert "is_decoder" in message
 
 
 def test_swapped_models_are_warned_about(tiny_teacher_dir, tiny_student_dir, tmp_path) -> None:

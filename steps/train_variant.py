@@ -94,7 +94,6 @@ def _train(
     training = training_figures(job_dir, done.metrics)
     _check_finite(training[VALIDATION_BITS])
     result = measured_student(job_dir, entry.variant, corpus, entry.settings.models, evaluation, fingerprint)
-    _check_finite(result.bits_per_byte)
     return StudentResult(
         variant=entry.variant,
         seed=entry.seed,

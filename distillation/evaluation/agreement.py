@@ -106,7 +106,7 @@ def measure_agreement(
                 on_windows(min(begin + batch_size, len(windows)), len(windows))
     return Agreement(
         top1_agreement=tally.num_agreeing / tally.num_positions if tally.num_positions else None,
-        kl_divergence=max(0.0, tally.divergence / tally.num_positions) if tally.num_positions else None,
+        kl_divergence=tally.mean_divergence,
         num_positions=tally.num_positions,
         num_student_tokens=sum(len(window.student.ids) for window in windows),
         num_refused_documents=sum(pair is None for pair in encoded),
@@ -118,6 +118,14 @@ class _Tally:
     num_positions: int = 0
     num_agreeing: int = 0
     divergence: float = 0.0
+
+    @property
+    def mean_divergence(self) -> float | None:
+        """What rounding takes below 0 is 0; what is no number stays none, which `max` would make 0."""
+        if not self.num_positions:
+            return None
+        mean = self.divergence / self.num_positions
+        return 0.0 if mean < 0 else mean
 
 
 def _first_bytes(texts: Sequence[str], max_bytes: int | None) -> list[str]:

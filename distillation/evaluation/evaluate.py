@@ -7,6 +7,7 @@ freed before the next. Nothing is trained here, and no file is written.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from distillation.config import EvaluationSettings, ModelReference
-from distillation.errors import AlignmentError
+from distillation.errors import AlignmentError, ModelError
 from distillation.evaluation.agreement import Agreement, measure_agreement
 from distillation.evaluation.bits_per_byte import BitsPerByte, bits_per_byte
 from distillation.evaluation.groups import document_labels
@@ -83,7 +84,7 @@ def evaluate_models(
         show_progress: a progress bar on the terminal.
 
     Raises:
-        ModelError: a model cannot be loaded.
+        ModelError: a model cannot be loaded, or what it says is not finite.
         CorpusError: the texts are empty.
         JobError: this machine cannot do what was decided.
         SettingsError: the window does not fit a model, or a task is unknown.
@@ -132,7 +133,7 @@ def measure_student(
 
     Raises:
         JobError: this machine cannot do what was decided.
-        ModelError: a model cannot be loaded.
+        ModelError: a model cannot be loaded, or what it says is not finite.
         CorpusError: the texts are empty.
         SettingsError: the window does not fit a model.
     """
@@ -205,7 +206,7 @@ class _Context:
 def _measure(
     name: str, source: Any, model: Any, tokenizer: Any, context: _Context, tell: Progress
 ) -> ModelResult:
-    settings = context.settings
+    settings, reference = context.settings, as_reference(source)
     measured = bits_per_byte(
         model,
         tokenizer,
@@ -215,9 +216,13 @@ def _measure(
         batch_size=settings.batch_size,
         on_windows=lambda done, total: tell(f"{name}: bits per byte", done, total),
     )
+    _check_finite(name, reference, "bits per byte", measured.bits_per_byte)
+    _check_finite(name, reference, "calibration error", measured.expected_calibration_error)
     if name in VIEWED:
         context.readings[name] = _readings(name, model, tokenizer, context.passages, settings)
     agreement = None if name == TEACHER else _agreement(name, model, tokenizer, context, tell)
+    if agreement is not None:
+        _check_finite(name, reference, "divergence from the teacher", agreement.kl_divergence)
     tasks = measure_tasks(
         context.tasks,
         model,
@@ -228,11 +233,25 @@ def _measure(
     tell(f"{name}: samples and speed", 0, 2)
     samples = continue_prompts(model, tokenizer, settings.prompts, num_new_tokens=settings.num_new_tokens)
     tell(f"{name}: samples and speed", 1, 2)
-    reference = as_reference(source)
     speed = measure_speed(model, directory_of(reference, "teacher" if name == TEACHER else "student"))
     tell(f"{name}: samples and speed", 2, 2)
     dtype = str(model.dtype).removeprefix("torch.")
     return _result(name, reference.path, dtype, measured, agreement, samples, speed, tasks)
+
+
+def _check_finite(name: str, reference: ModelReference, measure: str, value: float | None) -> None:
+    """Refuse a figure that is no number: recorded or drawn, it would be taken for one.
+
+    Raises:
+        ModelError: `value` is infinite or NaN.
+    """
+    if value is None or math.isfinite(value):
+        return
+    setting = "models.teacher" if name == TEACHER else "models.student"
+    remedy = f"set {setting}.dtype to float32 or name another {setting}.path"
+    if name not in (TEACHER, "untouched"):
+        remedy = f"lower training.learning_rate, or {remedy}"
+    raise ModelError(f"{name} ({reference.path}): its {measure} on held-out text is {value}; {remedy}")
 
 
 def _result(

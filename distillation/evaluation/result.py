@@ -18,7 +18,7 @@ import re
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from distillation.config import EMBEDDED_TASKS, EvaluationSettings
 from distillation.evaluation.agreement import Agreement
@@ -52,9 +52,9 @@ class ModelResult(BaseModel):
     """Directory or hub repository of the model, as it was named."""
     dtype: str
     """Number format of the weights while they were measured."""
-    bits_per_byte: float
+    bits_per_byte: FiniteFloat
     """On the held-out documents; lower is better."""
-    total_bits: float
+    total_bits: FiniteFloat
     num_bytes: int
     per_document_bits: tuple[float, ...]
     per_document_bytes: tuple[int, ...]
@@ -64,7 +64,7 @@ class ModelResult(BaseModel):
     num_unknown_tokens: int
     accuracy: float
     """Share of held-out tokens that were the most likely one; not comparable across tokenizers."""
-    expected_calibration_error: float
+    expected_calibration_error: FiniteFloat
     gap_closed: float | None
     """Share of the gap between `text_only` and the teacher; None where no positive gap is known."""
     gap_closed_interval: tuple[float, float] | None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +37,12 @@ def test_another_model_does_not(llama, make_llama, start_tokenizer, sentences):
     result = measure(other, start_tokenizer, llama, start_tokenizer, sentences)
     assert result.top1_agreement < 0.5
     assert result.kl_divergence > 0.5
+
+
+def test_a_model_that_says_no_numbers_does_not_agree(llama, start_tokenizer, sentences):
+    broken = copy.deepcopy(llama)
+    broken.model.norm.weight.data.fill_(math.nan)
+    assert math.isnan(measure(llama, start_tokenizer, broken, start_tokenizer, sentences).kl_divergence)
 
 
 def test_equals_a_reference_over_two_tokenizers(

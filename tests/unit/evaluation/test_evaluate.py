@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from distillation.config import EvaluationSettings, ModelReference, ModelSettings, Settings
 from distillation.errors import JobError, ModelError
 from distillation.evaluation import (
     Evaluation,
+    ModelResult,
     bits_per_byte,
     completeness,
     evaluate_models,
     flat_metrics,
+    measure_student,
 )
 from distillation.evaluation.loading import decided, load_for_evaluation
 from distillation.models import load_model, load_tokenizer
@@ -138,3 +142,41 @@ def test_the_recorded_formats_are_obeyed(evaluation, tiny_teacher_dir, tiny_stud
     elsewhere = decision.model_copy(update={"device": "cuda"})
     with pytest.raises(JobError, match=r"evaluation: it was begun on a GPU, .*; .* set models\.device"):
         evaluate_models({}, tiny_teacher_dir, [], SETTINGS, held_out_fingerprint="x", decision=elsewhere)
+
+
+@pytest.fixture
+def overflowing(tiny_student_dir, tmp_path):
+    """A student whose weights are finite and whose output is not."""
+    from safetensors.torch import load_file, save_file
+
+    directory = shutil.copytree(tiny_student_dir, tmp_path / "overflowing")
+    weights = load_file(directory / "model.safetensors")
+    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], 3e38)
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    return directory
+
+
+@pytest.mark.parametrize("name", ["distilled", "untouched"])
+def test_a_student_whose_figures_are_no_numbers_is_one_line(tiny_teacher_dir, overflowing, texts, name):
+    with pytest.raises(
+        ModelError, match=rf"^{name} \({overflowing}\): its bits per byte .* is (nan|inf);"
+    ) as info:
+        measure_student(
+            name, overflowing, tiny_teacher_dir, texts, SETTINGS, device="cpu", show_progress=False
+        )
+    assert ("learning_rate" in str(info.value)) == (name == "distilled")
+
+
+def test_a_teacher_whose_figures_are_no_numbers_is_one_line(tiny_student_dir, overflowing, texts):
+    with pytest.raises(ModelError, match=r"^teacher .*: its bits per byte .*models\.teacher\.dtype"):
+        evaluate_models(
+            {"distilled": tiny_student_dir}, overflowing, texts, SETTINGS,
+            held_out_fingerprint="x", device="cpu", show_progress=False,
+        )  # fmt: skip
+
+
+def test_what_is_no_number_cannot_be_a_result(evaluation):
+    fields = evaluation.results["distilled"].model_dump()
+    for name in ("bits_per_byte", "expected_calibration_error"):
+        with pytest.raises(ValidationError, match="finite"):
+            ModelResult.model_validate(fields | {name: math.nan})

@@ -6,15 +6,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
 from distillation.errors import InputError
 from distillation.reading import open_regular
 
-SHAPING_LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "great-expectations")
-"""Libraries whose version can change a result."""
 HEXADECIMALS = 16
 
 
@@ -47,18 +44,3 @@ def digest_of_files(root: Path, files: Iterable[Path]) -> str:
         except InputError:  # whoever reads the folder says so; here it only must not pass for an empty file
             total.update(b"unreadable")
     return total.hexdigest()[:HEXADECIMALS]
-
-
-def digest_of_sources(*packages: str) -> str:
-    """Return the hash of the Python sources of `packages` and of the libraries that shape results."""
-    parts: dict[str, str] = {}
-    for package in packages or ("distillation",):
-        spec = util.find_spec(package)
-        if spec is None or spec.origin is None:
-            raise ModuleNotFoundError(package)
-        origin = Path(spec.origin)
-        root = origin.parent if spec.submodule_search_locations else origin
-        parts[package] = digest_of_directory(root, (".py", ".html"))
-    for library in SHAPING_LIBRARIES:
-        parts[library] = metadata.version(library)
-    return digest_of(parts)

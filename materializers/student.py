@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import json
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +19,7 @@ from zenml.utils import io_utils
 from distillation.errors import JobError
 from distillation.fingerprint import digest_of, digest_of_directory
 from distillation.probing.decision import Decision
+from distillation.training.student import Student
 
 if TYPE_CHECKING:
     from zenml.metadata.metadata_types import MetadataType
@@ -28,22 +28,6 @@ if TYPE_CHECKING:
 
 _CURVES = {"held_out/bits_per_byte": "Bits per byte, held out", "loss": "Training loss"}
 _FORBIDDEN = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-
-
-@dataclass(frozen=True)
-class Student:
-    """A student on disk, with what its training measured."""
-
-    directory: Path
-    """Folder that `from_pretrained` reads."""
-    variant: str
-    """`distilled`, `text_only` or `truncate`."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Final figures of the training."""
-    history: Path | None = None
-    """The job's `metrics.jsonl`."""
-    decision: Decision | None = None
-    """Device, number formats, attention and chunk sizes of the training."""
 
 
 class StudentMaterializer(BaseMaterializer):

@@ -36,7 +36,7 @@ def build_aligner(
 ]:
     """Build the aligner of `alignment.strategy` and measure what it can use on this corpus."""
     from distillation.alignment import audit_tokenizers, build_schedule
-    from distillation.comparison.student import KEPT_ALIGNERS
+    from distillation.alignment.cache import KEPT_ALIGNERS
     from distillation.models import load_tokenizer
     from distillation.report import audit_page
 

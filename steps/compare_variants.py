@@ -15,7 +15,7 @@ from distillation.config import ComparisonSettings
 from distillation.errors import ComparisonError
 from distillation.evaluation import Evaluation
 from distillation.probing import ModelProbe
-from materializers.student import Student
+from distillation.training.student import Student
 from steps.comparison_outcome import outcome_of
 from steps.comparison_record import record_comparison
 from steps.types import Corpus

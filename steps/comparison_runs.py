@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillation.config import FOUND, ComparisonSettings
-from distillation.fingerprint import digest_of, digest_of_sources
+from distillation.fingerprint import digest_of
+from distillation.sources import digest_of_sources
 from steps.tags import comparable_tags, decision_tags, source_tags
 from tracking.killed import ZENML_TAG
 from tracking.lineage import dataset_records
@@ -48,15 +49,12 @@ def comparison_run_spec(settings: ComparisonSettings, pipeline_run: str) -> RunS
 
 def _identity(settings: ComparisonSettings) -> str:
     """Return the digest of what makes a comparison another one."""
-    from distillation.comparison.student import EVALUATION_SOURCES
     from distillation.models import model_digest
-    from distillation.training.job import TRAINING_SOURCES
 
     models = settings.models
     digests = [model_digest(models.teacher, "teacher"), model_digest(models.student, "student")]
-    return digest_of(
-        [settings.model_dump(mode="json"), digests, digest_of_sources(*TRAINING_SOURCES, *EVALUATION_SOURCES)]
-    )
+    code = digest_of_sources("distillation.comparison.student")
+    return digest_of([settings.model_dump(mode="json"), digests, code])
 
 
 def variant_run_spec(entry: Entry, parent: RunSpec) -> RunSpec:

@@ -14,7 +14,7 @@ from zenml import step
 from distillation.alignment import Aligner
 from distillation.config import Settings
 from distillation.teacher.cache import TeacherCache
-from materializers.student import Student
+from distillation.training.student import Student
 from steps.caching import TRAINING_CACHE
 from steps.console import hide_loading_bars
 from steps.recording import metrics_forwarder
@@ -34,8 +34,8 @@ def distill_student(
 
     `fingerprint` stands for the files of both models.
     """
-    from distillation.comparison.student import make_aligner
     from distillation.training import prepare_job, read_job, run_job
+    from distillation.training.aligner import make_aligner
 
     hide_loading_bars(settings.models)
     if variant == "truncate":

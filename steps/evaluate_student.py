@@ -11,7 +11,7 @@ from distillation.alignment import TokenizerAudit
 from distillation.config import Settings
 from distillation.evaluation import Evaluation
 from distillation.probing import ModelProbe
-from materializers.student import Student
+from distillation.training.student import Student
 from steps.caching import EVALUATION_CACHE
 from steps.console import hide_loading_bars
 from steps.final_record import record_all

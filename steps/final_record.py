@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from distillation.evaluation import Evaluation
     from distillation.probing import ModelProbe
     from distillation.report import History
-    from materializers.student import Student
+    from distillation.training.student import Student
 
 
 def record_all(

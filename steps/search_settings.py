@@ -28,8 +28,7 @@ def search_settings(
     from rich.console import Console
 
     from distillation.comparison.search import search
-    from distillation.fingerprint import digest_of_sources
-    from distillation.training.job import TRAINING_SOURCES
+    from distillation.sources import digest_of_sources
 
     chosen = settings.comparison.search
     assert chosen is not None
@@ -42,7 +41,8 @@ def search_settings(
         console.print(f"trial {number + 1}: {trial.changes}: {outcome}", highlight=False, markup=False)
 
     base = settings.model_dump(mode="json", exclude={"comparison", "evaluation", "tracking", "seed"})
-    key = [base, corpus.report.train_fingerprint, fingerprint, digest_of_sources(*TRAINING_SOURCES)]
+    code = digest_of_sources("distillation.comparison.student")
+    key = [base, corpus.report.train_fingerprint, fingerprint, code]
     try:
         return search(chosen, lambda changes: _train(corpus, settings, changes), key=key, on_trial=tell)
     except SearchError as error:

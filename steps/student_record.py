@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from distillation.config import Settings
     from distillation.corpus import CorpusReport
     from distillation.evaluation import Evaluation
-    from materializers.student import Student
+    from distillation.training.student import Student
     from tracking.runs import Recorder, RunSpec
 
 

@@ -2,7 +2,7 @@
 
 An entry's name hashes all that its tables depend on: both tokenizers as they are in memory (not their files,
 because tokens may have been added since), which of their tokens have a role, the sizes of both output
-layers, the strategy, this package's sources and the version of `tokenizers`. Serialising a tokenizer of
+layers, the strategy, the code that builds and the version of `tokenizers`. Serialising a tokenizer of
 150,000 tokens takes a tenth of a second, turning its tokens into bytes several times that, so the key never
 asks for bytes.
 
@@ -23,12 +23,15 @@ from distillation.alignment.base import FORMAT, SETTINGS_FILE
 from distillation.alignment.token_bytes import backend_of
 from distillation.alignment.vocabularies import ROLES
 from distillation.errors import AlignmentError
+from distillation.sources import digest_of_sources
 
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
 
 logger = logging.getLogger(__name__)
 
+KEPT_ALIGNERS = Path("outputs/aligners")
+"""Where pipelines keep theirs; the folder may be deleted at any time."""
 FIRST_KEY_OF_CONTENT = '"added_tokens":'
 """In a tokenizer's JSON, what stands before it only pads and cuts, and changes from call to call."""
 
@@ -50,7 +53,8 @@ def cache_entry(
     import tokenizers
 
     digest = hashlib.sha256()
-    rest = [FORMAT, strategy, num_teacher_rows, num_student_rows, _sources(), tokenizers.__version__]
+    code = digest_of_sources("distillation.alignment.build")  # another rule makes other tables
+    rest = [FORMAT, strategy, num_teacher_rows, num_student_rows, code, tokenizers.__version__]
     digest.update(json.dumps(rest).encode())
     for tokenizer in (teacher_tokenizer, student_tokenizer):
         digest.update(_tokenizer_digest(tokenizer))
@@ -87,11 +91,3 @@ def _tokenizer_digest(tokenizer: Any) -> bytes:
     digest = hashlib.sha256(json.dumps([special, roles, backend.encode_special_tokens]).encode())
     digest.update(content[content.index(FIRST_KEY_OF_CONTENT) :].encode("utf-8"))
     return digest.digest()
-
-
-def _sources() -> str:
-    """Hash this package's code: another rule makes other tables."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()

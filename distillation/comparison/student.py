@@ -11,26 +11,18 @@ from distillation.comparison.plan import Entry
 from distillation.comparison.result import VALIDATION_BITS
 from distillation.errors import InputError, one_line
 from distillation.evaluation.result import ModelResult
-from distillation.fingerprint import digest_of, digest_of_directory, digest_of_sources
+from distillation.fingerprint import digest_of, digest_of_directory
 from distillation.models import model_digest
 from distillation.seals import read_sealed, write_sealed
+from distillation.sources import digest_of_sources
 
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
-    from distillation.config import EvaluationSettings, ModelSettings, Settings
+    from distillation.config import EvaluationSettings, ModelSettings
     from distillation.corpus import Corpus
     from distillation.teacher.cache import TeacherCache
 
 logger = logging.getLogger(__name__)
-KEPT_ALIGNERS = Path("outputs/aligners")
-"""Aligners by content; the folder may be deleted at any time."""
-EVALUATION_SOURCES = (
-    "distillation.evaluation",
-    "distillation.alignment",
-    "distillation.models",
-    "distillation.probing.decision",
-    "distillation.probing.device",
-)
 
 
 def prepare_student(
@@ -42,6 +34,7 @@ def prepare_student(
         DistillationError: the aligner, the cache or the directory cannot be made.
     """
     from distillation.training import prepare_job
+    from distillation.training.aligner import make_aligner
 
     settings = entry.settings
     if entry.kind == "truncate" or (aligner is None and settings.objective.uses_teacher):
@@ -59,15 +52,6 @@ def prepare_student(
         cache=cache,
         output_dir=Path(settings.training.output_dir),
     )
-
-
-def make_aligner(settings: Settings) -> Aligner:
-    """Return the aligner of `settings`, kept from an earlier call if there was one."""
-    from distillation.alignment import build_schedule
-    from distillation.models import load_pair
-
-    tokenizers, rows = load_pair(settings.models)
-    return build_schedule(settings.alignment.stages, *tokenizers.values(), **rows, cache_dir=KEPT_ALIGNERS)
 
 
 def measured_student(
@@ -92,7 +76,7 @@ def measured_student(
         corpus.report.held_out_fingerprint,
         model_digest(models.teacher, "teacher"),
         digest_of_directory(job_dir / "student"),
-        digest_of_sources(*EVALUATION_SOURCES),
+        digest_of_sources("distillation.evaluation.evaluate", "distillation.corpus.corpus"),
         fingerprint,
     ]
     path = job_dir / f"evaluation-{digest_of(depends_on)}.json"

@@ -1,6 +1,6 @@
 """Text to distil on: sources in order, the split, the data contract, and a corpus on disk."""
 
-from distillation.corpus.contract import ContractCheck, ContractResult
+from distillation.corpus.checks import ContractCheck, ContractResult
 from distillation.corpus.corpus import Corpus, CorpusReport, read_corpus, save_corpus
 from distillation.corpus.documents import Document, is_held_out
 from distillation.corpus.loading import load_corpus

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from distillation.corpus.contract import ContractCheck
+from distillation.corpus.checks import ContractCheck
 from distillation.corpus.documents import Document, is_validation
 from distillation.corpus.labels import source_labels
 from distillation.corpus.left_out import LeftOut

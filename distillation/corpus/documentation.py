@@ -19,16 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from distillation.corpus.documents import Document
-
-PACKAGES = (
-    "accelerate", "aiohttp", "alembic", "click", "cryptography", "datasets", "docker", "fastapi", "flask",
-    "fsspec", "git", "graphql", "great_expectations", "huggingface_hub", "hypothesis", "jinja2", "joblib",
-    "jsonschema", "marshmallow", "matplotlib", "mlflow", "networkx", "numpy", "omegaconf", "opentelemetry",
-    "packaging", "pandas", "passlib", "PIL", "pip", "pyarrow", "pydantic", "pygments", "pytest", "_pytest",
-    "requests", "rich", "safetensors", "scipy", "setuptools", "skops", "sklearn", "sqlalchemy", "sqlmodel",
-    "sympy", "tokenizers", "torch", "tqdm", "transformers", "urllib3", "uvicorn", "werkzeug", "zenml",
-)  # fmt: skip
-"""Packages whose docstrings are read where they are installed; absent ones are skipped."""
+from distillation.corpus.labels import DOCUMENTED_PACKAGES
 
 SKIPPED_FOLDERS = frozenset(
     {"test", "tests", "testing", "_vendor", "site-packages", "lib2to3", "idlelib", "__pycache__"}
@@ -76,7 +67,7 @@ def _python_files() -> Iterator[tuple[str, Path]]:
     paths = sysconfig.get_paths()
     standard_library, packages = Path(paths["stdlib"]), Path(paths["purelib"])
     roots = [(standard_library, standard_library)]
-    roots += [(packages, packages / package) for package in PACKAGES]
+    roots += [(packages, packages / package) for package in DOCUMENTED_PACKAGES]
     for base, root in roots:
         for folder, folders, files in os.walk(root):
             folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS)

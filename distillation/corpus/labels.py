@@ -11,6 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+DOCUMENTED_PACKAGES = (
+    "accelerate", "aiohttp", "alembic", "click", "cryptography", "datasets", "docker", "fastapi", "flask",
+    "fsspec", "git", "graphql", "great_expectations", "huggingface_hub", "hypothesis", "jinja2", "joblib",
+    "jsonschema", "marshmallow", "matplotlib", "mlflow", "networkx", "numpy", "omegaconf", "opentelemetry",
+    "packaging", "pandas", "passlib", "PIL", "pip", "pyarrow", "pydantic", "pygments", "pytest", "_pytest",
+    "requests", "rich", "safetensors", "scipy", "setuptools", "skops", "sklearn", "sqlalchemy", "sqlmodel",
+    "sympy", "tokenizers", "torch", "tqdm", "transformers", "urllib3", "uvicorn", "werkzeug", "zenml",
+)  # fmt: skip
+"""Packages whose docstrings are read where they are installed; absent ones are skipped."""
 MAX_LABELS = 12
 """More file names than this are no overview."""
 LANGUAGE_REFERENCE = "pydoc_data"
@@ -35,12 +44,10 @@ def source_labels(origins: Sequence[str], source_kind: str) -> list[str]:
 
 
 def _part_of_documentation(origin: str) -> str:
-    from distillation.corpus.documentation import PACKAGES
-
     first = origin.split("/", 1)[0]
     if first == LANGUAGE_REFERENCE:
         return "language reference"
-    return "package docstrings" if first in PACKAGES else "standard library docstrings"
+    return "package docstrings" if first in DOCUMENTED_PACKAGES else "standard library docstrings"
 
 
 def _suffix(name: str) -> str:

@@ -5,6 +5,7 @@ Greedy decoding shows the model's own most likely text, without luck; it is the 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,3 +80,43 @@ def _greedy(tokenizer: Any, num_new_tokens: int) -> Any:
         pad_token_id=padding,
         use_cache=True,
     )
+
+
+def greedy_token(model: Any, input_ids: Any) -> int:
+    """Return the most likely next token; only the last position goes through the output layer."""
+    parameters = inspect.signature(model.forward).parameters
+    last_alone = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+    output = model(input_ids=input_ids, use_cache=True, **last_alone)
+    return int(output.logits[0, -1].argmax())
+
+
+def write_greedily(model: Any, input_ids: Any, num_new_tokens: int) -> None:
+    """Write exactly `num_new_tokens` with the cache: no end token stops it, no setting alters it.
+
+    A model that has a state in place of a cache is told by its first output.
+    """
+    cache = None
+    for place in range(num_new_tokens):
+        output = model(input_ids=input_ids, past_key_values=cache, use_cache=True)
+        cache = getattr(output, "past_key_values", None)
+        if cache is None:  # a state-space model, whose state each architecture calls otherwise
+            _generate_by_library(model, input_ids, num_new_tokens - place)
+            return
+        input_ids = output.logits[:, -1:].argmax(dim=-1)
+
+
+def _generate_by_library(model: Any, input_ids: Any, num_new_tokens: int) -> None:
+    """Write exactly `num_new_tokens` by `generate`, which knows how to carry any model's state along."""
+    import torch
+    from transformers import GenerationConfig
+
+    plain = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        min_new_tokens=num_new_tokens,
+        max_new_tokens=num_new_tokens,
+        eos_token_id=None,
+        pad_token_id=0,
+        use_cache=True,
+    )
+    model.generate(input_ids, attention_mask=torch.ones_like(input_ids), generation_config=plain)

@@ -166,3 +166,8 @@ class BatchView:
         total = values.new_zeros(len(self.batch["group"]) * self.num_groups + 1)
         index = torch.where(group >= 0, group, len(total) - 1)
         return total.index_add(0, index, values)[:-1]
+
+
+def stage_suffix(stage: int) -> str:
+    """Return what the collator puts behind the names of a schedule's stage; nothing for the first."""
+    return "" if stage == 0 else f"_{stage}"

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from distillation.config import DIVERGENCES, ObjectiveSettings
-from distillation.objectives.batch import BatchView, StudentOutput
+from distillation.objectives.batch import BatchView, StudentOutput, stage_suffix
 from distillation.objectives.cached import CachedTargets
 from distillation.objectives.gold import GoldTerm
 from distillation.objectives.layers import attention_loss, hidden_loss
@@ -185,8 +185,3 @@ class DistillationObjective:
         if name == "hidden":
             return hidden_loss(view, self.modules["hidden"], num_layers)  # type: ignore[arg-type]
         return attention_loss(view, num_layers)
-
-
-def stage_suffix(stage: int) -> str:
-    """Return what the collator puts behind the names of a schedule's stage; nothing for the first."""
-    return "" if stage == 0 else f"_{stage}"

@@ -27,8 +27,9 @@ from distillation.config import DIVERGENCES, ModelReference
 from distillation.console import leave_bars, print_anything
 from distillation.errors import DistillationError, JobError, one_line
 from distillation.files import storing, write_json
-from distillation.fingerprint import digest_of, digest_of_sources
+from distillation.fingerprint import digest_of
 from distillation.models import model_digest
+from distillation.sources import digest_of_sources
 from distillation.stopping import working_on
 from distillation.teacher.cache import CacheReader, CacheStore, TeacherCache, shard_name
 from distillation.teacher.entries import window_key
@@ -47,20 +48,6 @@ if TYPE_CHECKING:
 
 __all__ = ["fill_cache", "prepare_cache"]
 logger = logging.getLogger(__name__)
-CACHE_SOURCES = (
-    "distillation.alignment",
-    "distillation.evaluation.logits",
-    "distillation.models",
-    "distillation.objectives.batch",
-    "distillation.objectives.likelihood",
-    "distillation.objectives.targets",
-    "distillation.probing.decision",
-    "distillation.probing.device",
-    "distillation.teacher",
-    "distillation.training.cache_targets",
-    "distillation.training.windows",
-)
-"""What shapes the content of a cache: an edit in any of it makes a new one."""
 
 
 def fill_cache(request: str | Path, *, on_estimate: Callable[[str], None] = print) -> TeacherCache:
@@ -269,7 +256,7 @@ class _Filling:
             "aligner": self.aligner.content_digest(),
             "tokenizers": [digest_of(one.backend_tokenizer.to_str()) for one in self.tokenizers],
             "starts": [start_token_id(one) for one in self.tokenizers],
-            "sources": digest_of_sources(*CACHE_SOURCES),
+            "sources": digest_of_sources("distillation.training.caching"),
         }
 
 

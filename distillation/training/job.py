@@ -33,12 +33,13 @@ from distillation.config import (
 )
 from distillation.errors import InputError, JobError, one_line, reason_of
 from distillation.files import new_directory, write_atomically
-from distillation.fingerprint import digest_of, digest_of_sources
+from distillation.fingerprint import digest_of
 from distillation.locks import exclusive
 from distillation.models import located, model_digest
 from distillation.probing.decision import NOT_HASHED, Decision, decide
 from distillation.reading import read_bytes
 from distillation.seals import read_sealed, write_sealed
+from distillation.sources import digest_of_sources
 from distillation.training.inputs import check_inputs, without_places, write_inputs
 
 if TYPE_CHECKING:
@@ -48,19 +49,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Variant = Literal["distilled", "text_only", "truncate"]
-TRAINING_SOURCES = (
-    "distillation.alignment",
-    "distillation.evaluation.bits_per_byte",
-    "distillation.evaluation.logits",
-    "distillation.models",
-    "distillation.objectives",
-    "distillation.probing.decision",
-    "distillation.probing.device",
-    "distillation.probing.memory",
-    "distillation.teacher",
-    "distillation.training",
-)
-"""What training runs through: an edit in any of it makes a new job, an edited report does not."""
+ENTRY = "distillation.training.run"
+"""What training runs through begins here: an edit in any of it makes a new job, an edited report does not."""
 CACHE_FOLDER = "teacher_cache"
 JOB_FILE, STATUS_FILE = "job.json", "status.json"
 RESULT_NEUTRAL = frozenset({"output_dir", "keep_checkpoints", "when_busy"})
@@ -169,7 +159,7 @@ def prepare_job(
         student_digest=model_digest(settings.models.student, "student"),
         corpus_digest=digest_of([corpus.report.train_fingerprint, corpus.report.held_out_fingerprint]),
         aligner_digest=None if aligner is None else aligner.content_digest(),
-        sources_digest=digest_of_sources(*TRAINING_SOURCES),
+        sources_digest=digest_of_sources(ENTRY),
         cache=None if cache is None else cache.settings,
         cache_digest=None if cache is None else cache.digest,
     )

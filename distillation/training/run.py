@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from distillation.config import DIVERGENCES
 from distillation.errors import CorpusError, JobError
 from distillation.files import storing
-from distillation.fingerprint import digest_of_sources
+from distillation.sources import digest_of_sources
 from distillation.stopping import working_on
 from distillation.training.checkpoints import (
     FOLDER,
@@ -32,9 +32,9 @@ from distillation.training.finishing import decided, finish, finished_result
 from distillation.training.inputs import check_inputs, check_model
 from distillation.training.job import (
     CACHE_FOLDER,
+    ENTRY,
     JOB_FILE,
     STATUS_FILE,
-    TRAINING_SOURCES,
     Job,
     JobResult,
     read_job,
@@ -156,7 +156,7 @@ def _check_before_training(directory: Path, job: Job) -> None:
         check_model(job.models.teacher, "teacher", job.teacher_digest, directory / JOB_FILE)
     check_model(job.models.student, "student", job.student_digest, directory / JOB_FILE)
     check_inputs(directory)
-    if job.sources_digest != digest_of_sources(*TRAINING_SOURCES):
+    if job.sources_digest != digest_of_sources(ENTRY):
         logger.warning(
             "job %s was prepared with other code or libraries, and its student may differ from theirs; "
             "prepare it again for a student of these",

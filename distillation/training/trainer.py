@@ -23,8 +23,8 @@ from transformers import Trainer
 from distillation.errors import JobError
 from distillation.evaluation.bits_per_byte import bits_per_byte
 from distillation.evaluation.logits import LogitsReader
-from distillation.objectives.batch import IGNORED, StudentOutput
-from distillation.objectives.distillation import DistillationObjective, stage_suffix
+from distillation.objectives.batch import IGNORED, StudentOutput, stage_suffix
+from distillation.objectives.distillation import DistillationObjective
 from distillation.training import nonfinite
 from distillation.training.checkpoints import (
     COMPANIONS,

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillation.errors import DistillationError, ModelError, reason_of
-from distillation.evaluation.samples import continue_prompts
-from distillation.evaluation.speed import greedy_token, write_greedily
+from distillation.evaluation.samples import continue_prompts, greedy_token, write_greedily
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -30,8 +30,7 @@ from distillation.alignment.cutting import cut_pair
 from distillation.alignment.pairs import EncodedPair, PairEncoder
 from distillation.alignment.spans import group_ids
 from distillation.models import start_token_id
-from distillation.objectives.batch import IGNORED
-from distillation.objectives.distillation import stage_suffix
+from distillation.objectives.batch import IGNORED, stage_suffix
 
 if TYPE_CHECKING:
     from datasets import Dataset as Documents

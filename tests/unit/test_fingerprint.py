@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from distillation.config import Settings, parse_settings
-from distillation.fingerprint import digest_of, digest_of_directory, digest_of_sources
+from distillation.fingerprint import digest_of, digest_of_directory
 
 
 def test_order_of_keys_does_not_matter_and_values_do() -> None:
@@ -28,11 +26,3 @@ def test_directories_by_names_and_bytes(tmp_path: Path) -> None:
     assert digest_of_directory(tmp_path, (".json",)) == only_json
     (tmp_path / "a.json").rename(tmp_path / "c.json")
     assert digest_of_directory(tmp_path, (".json",)) != only_json
-
-
-def test_sources_of_a_package_and_of_a_module() -> None:
-    package, module = digest_of_sources("distillation.alignment"), digest_of_sources("distillation.config")
-    assert package != module
-    assert digest_of_sources("distillation.config") == module
-    with pytest.raises(ModuleNotFoundError):
-        digest_of_sources("distillation.nowhere")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from distillation.config import ContractSettings
-from distillation.corpus.contract import ContractResult, check_contract
+from distillation.corpus.checks import ContractResult
+from distillation.corpus.contract import check_contract
 from distillation.corpus.documents import Document
 from distillation.corpus.statistics import CorpusStatistics, measure_documents, unknown_share
 

@@ -11,7 +11,7 @@ import torch
 
 from distillation.evaluation import measure_speed
 from distillation.evaluation import memory as measure
-from distillation.evaluation.speed import greedy_token
+from distillation.evaluation.samples import greedy_token
 
 MIB = 2**20
 needs_linux = pytest.mark.skipif(

@@ -36,7 +36,8 @@ def test_a_student_shows_its_curves(stored: Callable[[type], Any], tmp_path: Pat
 
     from zenml.enums import VisualizationType
 
-    from materializers.student import Student, StudentMaterializer
+    from distillation.training.student import Student
+    from materializers.student import StudentMaterializer
 
     history = tmp_path / "metrics.jsonl"
     lines = [

@@ -24,7 +24,7 @@ def materializer(stored: Callable[[type], Any]) -> Any:
 
 @pytest.fixture
 def student(tiny_student_dir: Path, tmp_path: Path) -> Any:
-    from materializers.student import Student
+    from distillation.training.student import Student
 
     directory = shutil.copytree(tiny_student_dir, tmp_path / "job" / "student")
     history = tmp_path / "job" / "metrics.jsonl"

@@ -50,7 +50,7 @@ def audit(tiny_teacher_dir, tiny_student_dir, english_documents):
 
 @pytest.fixture(scope="session")
 def corpus_report():
-    from distillation.corpus.contract import ContractCheck
+    from distillation.corpus.checks import ContractCheck
     from distillation.corpus.corpus import CorpusReport
 
     return CorpusReport(

@@ -39,7 +39,7 @@ def test_controls_are_described_by_what_they_were_trained_with() -> None:
 def test_a_student_from_the_cache_gets_a_run_with_its_curves(
     tmp_path: Path, make_evaluation: Callable[..., Any]
 ) -> None:
-    from materializers.student import Student
+    from distillation.training.student import Student
     from steps.student_record import record_student
 
     parent = RunSpec("p", "pipeline")

@@ -41,30 +41,6 @@ def test_the_text_only_control_depends_on_no_objective() -> None:
     assert settings_for("text_only", other) != settings_for("text_only", first)
 
 
-def test_each_step_watches_the_code_that_it_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    import steps.caching as caching
-
-    watched: dict[str, tuple[str, ...]] = {}
-
-    def digest(*packages: str) -> str:
-        watched[name] = packages
-        return name
-
-    monkeypatch.setattr(caching, "digest_of_sources", digest)
-    for name in ("corpus_code", "probing_code", "alignment_code", "training_code", "evaluation_code"):
-        assert getattr(caching, name)() == name
-    assert "distillation.corpus" in watched["corpus_code"]
-    assert {"distillation.training", "distillation.objectives", "distillation.alignment"} <= set(
-        watched["training_code"]
-    )
-    assert "distillation.report" not in watched["training_code"]
-    assert "distillation.report" in watched["evaluation_code"]
-    # Every name is importable: a renamed module must not silently stop being watched.
-    monkeypatch.undo()
-    for name in watched:
-        assert len(getattr(caching, name)()) == 16
-
-
 def test_a_hub_that_comes_back_changes_the_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 

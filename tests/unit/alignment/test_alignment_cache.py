@@ -96,7 +96,7 @@ def test_what_does_not_matter_is_not_in_the_key(tmp_path: Path) -> None:
 
 def test_edited_code_is_another_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built(tmp_path)
-    monkeypatch.setattr(cache, "_sources", lambda: "edited")
+    monkeypatch.setattr(cache, "digest_of_sources", lambda *modules: "edited")
     built(tmp_path)
     assert len(entries(tmp_path)) == 2
 

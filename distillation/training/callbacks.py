@@ -35,7 +35,8 @@ class JobCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Look at memory and speed from here on."""
+        """Look at memory and speed from here on, and count on from the checkpoint."""
+        self.trainer.restore_loss()
         restart_peak(args.device)
         self.last_time = time.perf_counter()
 

@@ -154,6 +154,7 @@ class DistillationTrainer(Trainer):
         self.least_targets = least_targets
         self.num_skipped = 0
         self.start_bits: float | None = None
+        self._loss_before: tuple[float, int] | None = None
         self._step_batches: list[Mapping[str, Tensor]] = []
         self._before_step: tuple[Tensor, Tensor] | None = None
         self.objective = objective
@@ -306,6 +307,8 @@ class DistillationTrainer(Trainer):
             "targets_seen": self.targets_seen,
             "targets_foretold": self.targets_foretold,
             "sums": self.sums.tolist(),
+            "loss": self._tr_loss.item(),
+            "last_logged": self._globalstep_last_logged,
             "num_skipped": self.num_skipped,
             "start_bits": self.start_bits,
             "seconds": self.seconds_before + time.time() - self.started,
@@ -320,6 +323,16 @@ class DistillationTrainer(Trainer):
         self.targets_seen, self.targets_foretold = content["targets_seen"], content["targets_foretold"]
         self.seconds_before, self.num_skipped = content["seconds"], content["num_skipped"]
         self.start_bits = content["start_bits"]
+        self._loss_before = (content["loss"], content["last_logged"])
+
+    def restore_loss(self) -> None:
+        """Let the next line of the log be the mean loss over all steps since the last one, as if undisturbed.
+
+        The base class begins its sum anew with each start.
+        """
+        if self._loss_before is not None:
+            loss, self._globalstep_last_logged = self._loss_before
+            self._tr_loss.fill_(loss)
 
     @property
     def stages(self) -> tuple[Aligner, ...]:

@@ -252,11 +252,14 @@ def test_batches_of_another_process_train_the_same_student(parts, tmp_path, monk
         assert tensor.equal(students[1][name]), name
 
 
+SHORT = {"max_steps": 6, "evaluations": 3, "keep_checkpoints": 3}
+
+
 @pytest.fixture(scope="module")
 def finished(parts, tmp_path_factory) -> Path:
     """A job of six steps, with a checkpoint every two; copies of it are hurt."""
     settings, corpus, aligner = parts
-    short = settings.training.model_copy(update={"max_steps": 6, "evaluations": 3, "keep_checkpoints": 3})
+    short = settings.training.model_copy(update=SHORT)
     settings = settings.model_copy(update={"training": short})
     job_dir = prepare_job(
         corpus, settings=settings, aligner=aligner, output_dir=tmp_path_factory.mktemp("finished")
@@ -319,6 +322,28 @@ def test_a_moved_job_without_its_best_checkpoint_goes_back_and_ends_the_same(
     assert str(tmp_path) not in state
     lines = {path: read_metrics(path / "metrics.jsonl") for path in (finished, job_dir)}
     assert lines[job_dir] == lines[finished]
+
+
+def test_a_resume_between_two_lines_of_the_log_changes_no_figure(parts, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(
+        "distillation.training.run.NUM_LOG_LINES", 2
+    )  # a line at 3 and 6, checkpoints at 2, 4, 6
+    settings, corpus, aligner = parts
+    short = settings.training.model_copy(update=SHORT)
+    settings = settings.model_copy(update={"training": short})
+    job_dir = prepare_job(corpus, settings=settings, aligner=aligner, output_dir=tmp_path)
+    run_job(job_dir)
+    whole = read_metrics(job_dir / "metrics.jsonl")
+    for step in (4, 6):
+        shutil.rmtree(job_dir / "checkpoints" / f"checkpoint-{step}")
+    shutil.copyfile(job_dir / "checkpoints" / "checkpoint-2" / "metrics.jsonl", job_dir / "metrics.jsonl")
+    unfinish(job_dir)
+    run_job(job_dir)
+    resumed = read_metrics(job_dir / "metrics.jsonl")
+    assert [line["step"] for line in resumed] == [line["step"] for line in whole]
+    for name in ("loss", "forward_kl", "grad_norm", "learning_rate", "num_tokens", "held_out/bits_per_byte"):
+        values = [[line["metrics"].get(name) for line in lines] for lines in (whole, resumed)]
+        assert values[0] == values[1], name
 
 
 def test_a_damaged_log_is_brought_back_from_the_checkpoint(finished, tmp_path, caplog) -> None:

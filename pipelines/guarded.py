@@ -3,8 +3,8 @@
 `zenml pipeline run` and `python -m pipelines.NAME` both end in `Pipeline.__call__`, so this is the one place
 where a `DistillationError`, whether of the settings, of the preflight check or of a step, becomes a line on
 the terminal and exit code 1; so does a disk that takes nothing more. Ctrl-C and SIGTERM are one line as well.
-Anything else is a fault of this software and keeps its traceback. It is also the one place that runs when
-every step came from the cache: the summary is printed from here.
+Anything else is a fault of this software and keeps its traceback, which ZenML stores without secrets. It is
+also the one place that runs when every step came from the cache: the summary is printed from here.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from distillation.stopping import Stopped, stoppable, working_on
 from pipelines.command import read_parameters
 from pipelines.killed import close_killed_runs, marked_as_running
 from pipelines.places import places_of
+from pipelines.scrubbed import stored_without_secrets
 
 if TYPE_CHECKING:
     from zenml.models import PipelineRunResponse
@@ -104,7 +105,7 @@ class GuardedPipeline(Pipeline):
         with stoppable(), one_line_errors(lambda: places_of(settings)):
             settings = self._before(self._raw_settings(*args, **kwargs))
             close_killed_runs()
-            with working_on(_step_name):
+            with working_on(_step_name), stored_without_secrets():
                 run = self._run_under_a_name(*args, **kwargs)
             if run is not None:
                 self._after(run, settings)

@@ -8,7 +8,6 @@ corpus. A tokenizer without `tokenizer.json` is converted by transformers, which
 from __future__ import annotations
 
 import argparse
-import gzip
 import io
 import os
 import sys
@@ -22,7 +21,7 @@ from distillation.errors import AlignmentError, DistillationError, InputError, M
 from distillation.hub import answer_within
 from distillation.model_files import check_files
 from distillation.models import Role, load_tokenizer, resolve_path
-from distillation.reading import open_regular, parse_json, printable, read_json, reading_by_libraries
+from distillation.reading import parse_json, printable, read_json, reading_by_libraries
 
 if TYPE_CHECKING:
     from distillation.alignment.audit import TokenizerAudit
@@ -53,9 +52,8 @@ TEXT_SUFFIXES = {
     *(".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".cs", ".java", ".kt", ".js", ".jsx", ".ts", ".tsx"),
     *(".go", ".rs", ".rb", ".php", ".pl", ".lua", ".r", ".jl", ".hs", ".scala", ".sh", ".sql", ".css"),
 }
-"""Files of a folder that are read, also with `.gz` behind; a file that is named may have any suffix."""
-_READABLE = "give UTF-8 text, .jsonl with texts or conversations, .parquet, or one of the first two as .gz"
-_PACKED = (".gz", ".parquet")
+"""Files of a folder that are read, also packed as corpora are; a file that is named may have any suffix."""
+_READABLE = "give UTF-8 text, .jsonl with texts or conversations, .parquet, or one of the first two packed"
 _UNPACKED = 3
 """Bytes of text in a byte of a compressed file, about."""
 _LONGEST_LINE = 2**26
@@ -105,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="TEXT",
         help="UTF-8 text file, .jsonl or .parquet (field `text`, else a conversation, else all texts of a "
-        "row), a .gz of one, or a folder of such files",
+        "row), one packed as .gz, .bz2, .xz or .zst, or a folder of such files",
     )
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
     parser.add_argument("--html", type=Path, metavar="PAGE", help="write a page with figures as well")
@@ -265,7 +263,7 @@ def read_texts(paths: Sequence[Path], max_bytes: int) -> Iterator[str]:
     if kept_share < 1:
         print(f"reading {kept_share:.0%} of {num_bytes / 1e6:,.1f} MB; see --max-megabytes", file=sys.stderr)
     for file, is_found in files:
-        left = sizes.get(file, 0) * kept_share * (_UNPACKED if file.suffix.lower() in _PACKED else 1)
+        left = sizes.get(file, 0) * kept_share * (_UNPACKED if _is_packed(file) else 1)
         try:
             for text in _texts_of(file):
                 if left <= 0:
@@ -291,9 +289,17 @@ def _files_of(path: Path) -> list[Path]:
 
 
 def _form_of(file: Path) -> str:
-    """Return the suffix that says what a file holds, whether it is compressed or not."""
-    name = file.name.lower()
-    return Path(name.removesuffix(".gz")).suffix
+    """Return the suffix that says what a file holds, whether it is packed or not."""
+    from distillation.corpus.unpacking import split_suffixes
+
+    return split_suffixes(file.name)[0]
+
+
+def _is_packed(file: Path) -> bool:
+    from distillation.corpus.unpacking import split_suffixes
+
+    content, packing = split_suffixes(file.name)
+    return bool(packing) or content == ".parquet"
 
 
 def _texts_of(file: Path) -> Iterator[str]:
@@ -302,14 +308,16 @@ def _texts_of(file: Path) -> Iterator[str]:
     Raises:
         InputError: it cannot be read, or is not what its name says.
     """
+    from distillation.corpus.unpacking import open_unpacked
+
     form = _form_of(file)
-    with open_regular(file) as opened:
+    with open_unpacked(file) as opened:
 
         def refusal(reason: str) -> InputError:
             return InputError(f"{printable(file)}: {reason}")
 
         # The block takes what the libraries raise while a piece is made, not what is done with the piece.
-        pieces = _rows_of_parquet(opened) if form == ".parquet" else _pieces_of(opened, file, form)
+        pieces = _rows_of_parquet(opened) if form == ".parquet" else _pieces_of(opened, form)
         while True:
             with reading_by_libraries(refusal):
                 piece = next(pieces, None)
@@ -318,10 +326,9 @@ def _texts_of(file: Path) -> Iterator[str]:
             yield piece
 
 
-def _pieces_of(opened: BinaryIO, file: Path, form: str) -> Iterator[str]:
+def _pieces_of(opened: BinaryIO, form: str) -> Iterator[str]:
     # As the corpus is read for training: no byte order mark, every line end is one character.
-    plain: Any = gzip.GzipFile(fileobj=opened) if file.suffix.lower() == ".gz" else opened
-    lines = io.TextIOWrapper(plain, encoding="utf-8-sig")
+    lines = io.TextIOWrapper(opened, encoding="utf-8-sig")
     piece: list[str] = []
     size = 0
     for number, line in enumerate(iter(lambda: lines.readline(_LONGEST_LINE), ""), start=1):

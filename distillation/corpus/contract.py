@@ -3,8 +3,8 @@
 Documents: enough of them in both parts, with text, of a sensible length, valid UTF-8 without NUL characters.
 The source: not too many repeats. The split: no held-out document stands in training, as a whole or in long
 n-grams. The tokenizers: (almost) no unknown tokens, and (almost) all held-out documents spelled as a whole;
-the others are left out. Each expectation carries the setting that holds its
-limit, so that a refusal says what to change.
+the others are left out. Each expectation carries the setting that holds its limit, so that a refusal says
+what to change.
 """
 
 from __future__ import annotations
@@ -94,7 +94,6 @@ def _text_terms(settings: ContractSettings) -> list[_Term]:
     from great_expectations import expectations as gxe
 
     median, empty = settings.min_median_characters, settings.max_empty_share
-    repeated = settings.max_duplicate_share
     return [
         _Term(
             "median_characters",
@@ -135,39 +134,24 @@ def _text_terms(settings: ContractSettings) -> list[_Term]:
                 column="num_nuls", max_value=0, description="No document holds a NUL character"
             ),
         ),
-        _Term(
+        _at_most(
             "duplicate_share",
-            f"<= {repeated:g}",
-            "corpus.contract.max_duplicate_share",
-            gxe.ExpectColumnMaxToBeBetween(
-                column="duplicate_share",
-                max_value=repeated,
-                description=f"At most {100 * repeated:g} % of the source's documents repeat another one",
-            ),
+            "max_duplicate_share",
+            settings.max_duplicate_share,
+            "the source's documents repeat another one",
         ),
     ]
 
 
 def _left_out_terms(settings: ContractSettings, shares: Mapping[str, float]) -> list[_Term]:
-    from great_expectations.expectations import ExpectColumnMaxToBeBetween
-
-    limit = settings.max_left_out_share
     words = {
         "documents": "documents",
         "files": "bytes of its files",
         "held_out": "held-out documents",
     }
+    limit = settings.max_left_out_share
     return [
-        _Term(
-            _left_out(what),
-            f"<= {limit:g}",
-            "corpus.contract.max_left_out_share",
-            ExpectColumnMaxToBeBetween(
-                column=_left_out(what),
-                max_value=limit,
-                description=f"At most {100 * limit:g} % of the source's {words[what]} cannot be used",
-            ),
-        )
+        _at_most(_left_out(what), "max_left_out_share", limit, f"the source's {words[what]} cannot be used")
         for what in shares
     ]
 
@@ -207,22 +191,23 @@ def _split_terms(settings: ContractSettings) -> list[_Term]:
 
 
 def _token_terms(settings: ContractSettings, shares: Mapping[str, float]) -> list[_Term]:
-    from great_expectations.expectations import ExpectColumnMaxToBeBetween
-
     limit = settings.max_unknown_share
     return [
-        _Term(
-            _column(name),
-            f"<= {limit:g}",
-            "corpus.contract.max_unknown_share",
-            ExpectColumnMaxToBeBetween(
-                column=_column(name),
-                max_value=limit,
-                description=f"At most {100 * limit:g} % of the {name} tokens stand for text it cannot spell",
-            ),
+        _at_most(
+            _column(name), "max_unknown_share", limit, f"the {name} tokens stand for text it cannot spell"
         )
         for name in shares
     ]
+
+
+def _at_most(column: str, setting: str, limit: float, words: str) -> _Term:
+    """Return the term that the largest value of `column` is a share up to `limit` of what `words` say."""
+    from great_expectations.expectations import ExpectColumnMaxToBeBetween
+
+    expectation = ExpectColumnMaxToBeBetween(
+        column=column, max_value=limit, description=f"At most {100 * limit:g} % of {words}"
+    )
+    return _Term(column, f"<= {limit:g}", f"corpus.contract.{setting}", expectation)
 
 
 def _validate(frame: pd.DataFrame, terms: list[_Term]) -> Any:

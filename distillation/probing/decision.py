@@ -241,7 +241,6 @@ def _attention(
 
 
 def _bfloat16_by(device: str, dtype: str) -> str | None:
-
     return processor_bfloat16() if device == "cpu" and dtype == "bfloat16" else None
 
 
@@ -262,7 +261,6 @@ def _machine(device: str) -> str:
 
 
 def _why(setting: str, device: str) -> str:
-
     if setting != "auto":
         return "as models.teacher.dtype says"
     if device != "cpu":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import lzma
 import os
 import re
 import shutil
@@ -143,7 +144,8 @@ def test_what_trains_can_be_audited(tmp_path: Path, capsys: pytest.CaptureFixtur
     pq.write_table(pa.table({"talk": [talk]}), tmp_path / "c.parquet")
     (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(b'{"text": "packed row"}\n'))
     (tmp_path / "e.txt.gz").write_bytes(gzip.compress("packed naïve".encode()))
-    expected = ["Why?\n\nSo.", "one", "two", "Why?\n\nSo.", "packed row", "packed naïve"]
+    (tmp_path / "f.md.xz").write_bytes(lzma.compress(b"packed more"))
+    expected = ["Why?\n\nSo.", "one", "two", "Why?\n\nSo.", "packed row", "packed naïve", "packed more"]
     assert list(read_texts([tmp_path], 1 << 20)) == expected
     assert list(read_texts(sorted(tmp_path.iterdir()), 1 << 20)) == expected
     assert capsys.readouterr().err == ""
@@ -161,14 +163,19 @@ def _cut_off(file: Path) -> None:
     file.write_bytes(gzip.compress(b"text" * 1000)[:-9])
 
 
+def _bomb(file: Path) -> None:
+    """A line without an end: 100 MB of it in 100 kB."""
+    file.write_bytes(gzip.compress(b"a" * 100_000_000))
+
+
 def _device(file: Path) -> None:
     file.symlink_to("/dev/zero")
 
 
 @pytest.mark.parametrize(
     ("name", "make"),
-    [("a.jsonl", _nested), ("a.parquet", _no_parquet), ("a.txt.gz", _cut_off), ("a.txt", os.mkfifo),
-     ("a.txt", _device)],
+    [("a.jsonl", _nested), ("a.parquet", _no_parquet), ("a.txt.gz", _cut_off), ("a.txt.gz", _bomb),
+     ("a.txt", os.mkfifo), ("a.txt", _device)],
 )  # fmt: skip
 def test_hostile_texts_are_left_out_or_one_line(
     tmp_path: Path, name: str, make: Any, capsys: pytest.CaptureFixture[str]

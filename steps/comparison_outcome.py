@@ -66,7 +66,10 @@ def _chosen_evaluation(
     teacher = comparison.variant(comparison.chosen or "").teacher
     models = next(one for one in plan.teachers if one.teacher.path == teacher)
     passages = read_side_by_side(
-        {name: Path(one.job_dir) / "student" for name, one in chosen_students(comparison).items()},
+        {
+            name: models.student.trained(Path(one.job_dir) / "student")
+            for name, one in chosen_students(comparison).items()
+        },
         models.teacher,
         corpus.test_texts,
         settings.evaluation,

@@ -39,8 +39,9 @@ def evaluate_student(
 
     hide_loading_bars(settings.models)
     students = [student for student in (text_only, truncate, distilled) if student is not None]
+    untouched = settings.models.student
     evaluation = evaluate_models(
-        {"untouched": settings.models.student, **{one.variant: one.directory for one in students}},
+        {"untouched": untouched, **{one.variant: untouched.trained(one.directory) for one in students}},
         settings.models.teacher,
         corpus.test_texts,
         settings.evaluation,

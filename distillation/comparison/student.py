@@ -88,7 +88,7 @@ def measured_student(
             logger.warning("%s; the student is measured again", one_line(error))
     result = measure_student(
         name,
-        job_dir / "student",
+        models.student.trained(job_dir / "student"),
         models.teacher,
         corpus.test_texts,
         evaluation,

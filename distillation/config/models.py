@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import model_validator
@@ -20,9 +21,11 @@ class ModelReference(Section):
     """`repository@revision`: code of a repository runs only if this names exactly this path and revision."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the weights in memory; `auto`: what the device computes natively for a frozen model
-    (bfloat16 on a processor with AMX, else float32), float32 for a model in training."""
+    (bfloat16 on a processor with AMX, else float32). A student's weights are float32, in training and
+    measured; `training.autocast` makes its products faster."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """Attention implementation; `auto` takes the fastest that works and gives what the objective needs."""
+    """Attention implementation, in training and measured; `auto` takes what transformers does for the
+    architecture (sdpa for most), and eager in training where the objective reads attention maps."""
 
     @model_validator(mode="after")
     def _remote_code_is_named_exactly(self) -> ModelReference:
@@ -32,6 +35,10 @@ class ModelReference(Section):
             if self.trust_remote_code_of != f"{self.path}@{self.revision}":
                 raise ValueError(f"trust_remote_code_of must be exactly {self.path}@{self.revision}")
         return self
+
+    def trained(self, directory: str | Path) -> ModelReference:
+        """Return the reference of what training has made of this model, loaded with the same attention."""
+        return ModelReference(path=str(directory), attention=self.attention)
 
 
 class ModelSettings(Section):

@@ -45,6 +45,16 @@ class Settings(Section):
     tracking: TrackingSettings = TrackingSettings()
 
     @model_validator(mode="after")
+    def _student_weights_are_float32(self) -> Settings:
+        dtype = self.models.student.dtype
+        if dtype not in ("auto", "float32"):
+            raise ValueError(
+                f"models.student.dtype = {dtype!r}: small updates vanish in weights of half precision; use "
+                f"auto, and training.autocast = {dtype!r} for faster products"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _attention_maps_need_eager(self) -> Settings:
         for role in ("teacher", "student"):
             chosen = getattr(self.models, role).attention

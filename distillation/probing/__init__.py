@@ -6,7 +6,7 @@ from distillation.probing.architecture import (
     probe_architecture,
     probe_experts,
 )
-from distillation.probing.attention import AttentionProbe, choose_attention, probe_attention
+from distillation.probing.attention import AttentionProbe, probe_attention
 from distillation.probing.device import DeviceProbe, choose_device, choose_dtype, free_memory, probe_device
 from distillation.probing.memory import MemoryEstimate, estimate_memory
 from distillation.probing.preflight import check_pair
@@ -22,7 +22,6 @@ __all__ = [
     "ModelProbe",
     "VocabularyProbe",
     "check_pair",
-    "choose_attention",
     "choose_device",
     "choose_dtype",
     "estimate_memory",

@@ -5,9 +5,8 @@ implementations return no attention maps or silently fall back. So each one runs
 real architecture on a small padded batch, and its logits must equal eager's. A large model is replaced by
 one with two layers, few heads, few experts and the true head width.
 
-`auto` takes the first that works in the fixed order flash, sdpa, eager, not the one measured fastest:
-timings of a tiny model are noise, and a choice that changes between two runs would change their results.
-Eager is taken only if attention maps are needed.
+What is found here refuses a setting that cannot work. It does not choose: `auto` is what transformers takes
+for the architecture (`probing.decision`), the same on every run.
 
 Invariant: nothing is printed; what the libraries had to say becomes the reason of the finding.
 """
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 AttentionName = Literal["eager", "sdpa", "flash_attention_2"]
-PREFERENCE: tuple[AttentionName, ...] = ("flash_attention_2", "sdpa", "eager")
+BESIDE_EAGER: tuple[AttentionName, ...] = ("flash_attention_2", "sdpa")
 _LARGEST_WHOLE = 20_000_000
 _LARGEST_NARROW = 400_000_000
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
@@ -64,8 +63,6 @@ class AttentionProbe(BaseModel):
     num_maps: int
     """Attention maps that eager returned."""
     num_layers_tested: int
-    chosen: AttentionName
-    """What `auto` takes."""
     tested_on: str
     """`whole architecture` or the reduced form that was run."""
 
@@ -73,19 +70,22 @@ class AttentionProbe(BaseModel):
         """Return whether the implementation `name` ran and agreed with eager."""
         return any(entry.works for entry in self.implementations if entry.name == name)
 
+    def problem(self, name: str) -> str:
+        """Return why the implementation `name` does not work; empty where it does, or was not tried."""
+        return next((entry.reason for entry in self.implementations if entry.name == name), "")
+
 
 def probe_attention(
     config: PreTrainedConfig,
     *,
     device: str = "cpu",
     dtype: str = "float32",
-    needs_attention_maps: bool = False,
     trust_remote_code: bool = False,
 ) -> AttentionProbe:
     """Return which attention implementations of the architecture in `config` work on `device` in `dtype`.
 
     Raises:
-        ModelError: not even eager attention runs, or maps are needed and do not come back complete.
+        ModelError: not even eager attention runs.
     """
     import torch
 
@@ -98,47 +98,28 @@ def probe_attention(
         num_maps, maps_problem = _attention_maps(reference, batch)
         others = [
             _try(small, name, reference, batch, expected, dtype=dtype, trust_remote_code=trust_remote_code)
-            for name in PREFERENCE
-            if name != "eager"
+            for name in BESIDE_EAGER
         ]
     eager = ImplementationProbe(name="eager", works=True, max_difference=0.0, reason="")
-    implementations = (*others, eager)
-    if needs_attention_maps and maps_problem:
-        raise ModelError(
-            f"model_type {config.model_type!r} gives no complete attention maps ({maps_problem}): "
-            "choose an objective without them"
-        )
-    chosen = "eager" if needs_attention_maps else next(entry.name for entry in implementations if entry.works)
     return AttentionProbe(
-        implementations=implementations,
+        implementations=(*others, eager),
         maps_complete=not maps_problem,
         maps_problem=maps_problem,
         num_maps=num_maps,
         num_layers_tested=len(decoder_layers(reference)),
-        chosen=chosen,
         tested_on=tested_on,
     )
 
 
-def choose_attention(
-    setting: str, probe: AttentionProbe, *, needs_attention_maps: bool = False, name: str
-) -> AttentionName:
-    """Return the implementation to load a model with; `name` is the setting's full name, for messages.
+def check_attention(setting: str, probe: AttentionProbe, *, name: str) -> None:
+    """Check that an implementation that the user asks for works; `name` is the setting's full name.
 
     Raises:
-        ModelError: the setting names an implementation that does not work here, or that returns no maps
-            though they are needed.
+        ModelError: it does not.
     """
-    if setting == "auto":
-        return "eager" if needs_attention_maps else probe.chosen
-    found = next(entry for entry in probe.implementations if entry.name == setting)
-    if not found.works:
-        raise ModelError(f"{name} = {setting!r} does not work here ({found.reason}): use auto")
-    if needs_attention_maps and setting != "eager":
-        raise ModelError(
-            f"{name} = {setting!r} returns no attention maps, which the objective needs: use eager"
-        )
-    return found.name
+    reason = probe.problem(setting)
+    if setting != "auto" and reason:
+        raise ModelError(f"{name} = {setting!r} does not work here ({reason}): use auto")
 
 
 def reference_model(config: Any, trust_remote_code: bool) -> tuple[Any, PreTrainedModel, str]:

@@ -166,7 +166,7 @@ def decide_teacher(models: ModelSettings, *, needs_attention_maps: bool = False)
         {
             "device": device,
             "teacher_dtype": dtype,
-            "teacher_attention": _attention(reference, "teacher", needs_attention_maps),
+            "teacher_attention": "eager" if needs_attention_maps else attention_of(reference, "teacher"),
             "bfloat16_by": _bfloat16_by(device, dtype),
             "threads": _threads(),
             "machine": _machine(device),
@@ -193,7 +193,7 @@ def decide(settings: Settings, objective: ObjectiveSettings | None = None) -> De
     values = {
         **teacher.model_dump(),
         "bfloat16_by": teacher.bfloat16_by or _bfloat16_by(teacher.device, products),
-        "student_attention": _attention(settings.models.student, "student", needs_maps),
+        "student_attention": "eager" if needs_maps else attention_of(settings.models.student, "student"),
         "student_products": products,
         "chunks": chunk_sizes(settings.models, objective, teacher.device),
     }
@@ -226,15 +226,19 @@ def chunk_sizes_of(
     return ChunkSizes(closed_form=closed_form, autograd=autograd)
 
 
-def _attention(
-    reference: ModelReference, role: Literal["teacher", "student"], needs_attention_maps: bool
-) -> str:
-    """Return the implementation that a model is loaded with; `auto` is what transformers takes by itself."""
+def attention_of(reference: ModelReference, role: Literal["teacher", "student"]) -> str:
+    """Return the implementation that a model is loaded with where no loss reads its attention maps.
+
+    `auto` is what transformers takes by itself for the architecture.
+
+    Raises:
+        ModelError: the configuration cannot be read.
+    """
     from distillation.models import read_config
     from distillation.probing.architecture import build_on_meta
 
-    if needs_attention_maps or reference.attention != "auto":
-        return "eager" if needs_attention_maps else reference.attention
+    if reference.attention != "auto":
+        return reference.attention
     trust = reference.trust_remote_code_of is not None
     model = build_on_meta(read_config(reference, role), trust_remote_code=trust)
     return str(model.config._attn_implementation)

@@ -196,8 +196,11 @@ def _system_allows_tiles() -> bool:
     return not hasattr(torch.cpu, "_init_amx") or bool(torch.cpu._init_amx())
 
 
-def probe_device(setting: str = "auto", dtype: str = "auto") -> DeviceProbe:
-    """Return what the device chosen by `setting` offers, and the format chosen by `dtype` on it."""
+def probe_device(setting: str = "auto", dtype: str = "auto", *, training: bool = False) -> DeviceProbe:
+    """Return what the device chosen by `setting` offers, and the format chosen by `dtype` on it.
+
+    `training`: for the model that is trained.
+    """
     import torch
 
     device = choose_device(setting)
@@ -216,7 +219,7 @@ def probe_device(setting: str = "auto", dtype: str = "auto") -> DeviceProbe:
         device=device,
         name=name,
         fallback_reason=problem if is_worth_saying else None,
-        dtype=choose_dtype(dtype, device),
+        dtype=choose_dtype(dtype, device, training=training),
         supports_bfloat16=is_native,
         supports_float16=device != "cpu",
         bfloat16_by=bfloat16_by,

@@ -22,9 +22,10 @@ from distillation.probing.architecture import (
     probe_architecture,
     probe_experts,
 )
-from distillation.probing.attention import AttentionProbe, choose_attention, probe_attention
-from distillation.probing.device import DeviceProbe, probe_device
-from distillation.probing.memory import BYTES_PER_NUMBER, MemoryEstimate, readable_bytes
+from distillation.probing.attention import AttentionProbe, check_attention, probe_attention
+from distillation.probing.decision import attention_of
+from distillation.probing.device import DeviceProbe, choose_dtype, probe_device
+from distillation.probing.memory import BYTES_PER_NUMBER, readable_bytes
 from distillation.probing.quiet import quiet_libraries
 from distillation.probing.vocabulary import VocabularyProbe, probe_vocabulary
 
@@ -48,7 +49,7 @@ class ModelProbe(BaseModel):
     """None: every layer is dense."""
     device: DeviceProbe
     attention_chosen: str
-    """The implementation that the model will be loaded with."""
+    """The implementation that it is trained and measured with; a loss over attention maps takes eager."""
     weights_bytes: int
     """Memory of the weights in the chosen number format."""
 
@@ -63,7 +64,6 @@ def probe_model(
     role: Literal["teacher", "student"],
     *,
     device: str = "auto",
-    needs_attention_maps: bool = False,
 ) -> ModelProbe:
     """Return what the model of `reference` is and what works here; `device` is the value of `models.device`.
 
@@ -79,14 +79,15 @@ def probe_model(
         config = read_config(reference, role)
     model = build_on_meta(config, trust_remote_code=trust)
     architecture = probe_architecture(model)
-    found = probe_device(device, reference.dtype)
+    found = probe_device(device, reference.dtype, training=role == "student")
     attention = probe_attention(
         config,
         device=found.device,
-        dtype=found.dtype if found.device != "cpu" else "float32",
-        needs_attention_maps=needs_attention_maps,
+        # A student is in float32, its products on an accelerator are not.
+        dtype=choose_dtype(reference.dtype, found.device) if found.device != "cpu" else "float32",
         trust_remote_code=trust,
     )
+    check_attention(reference.attention, attention, name=f"models.{role}.attention")
     return ModelProbe(
         role=role,
         path=reference.path,
@@ -95,21 +96,14 @@ def probe_model(
         attention=attention,
         experts=probe_experts(model),
         device=found,
-        attention_chosen=choose_attention(
-            reference.attention,
-            attention,
-            needs_attention_maps=needs_attention_maps,
-            name=f"models.{role}.attention",
-        ),
+        attention_chosen=attention_of(reference, role),
         weights_bytes=architecture.num_parameters * BYTES_PER_NUMBER[found.dtype],
     )
 
 
-def probe_rows(
-    probes: Sequence[ModelProbe], memory: MemoryEstimate | None = None
-) -> list[tuple[str, list[str]]]:
+def probe_rows(probes: Sequence[ModelProbe]) -> list[tuple[str, list[str]]]:
     """Return the lines of the comparison: what is compared, and one value a probe."""
-    rows = [
+    return [
         (label, [make(probe) for probe in probes])
         for label, make in (
             ("model", lambda probe: probe.path),
@@ -132,14 +126,9 @@ def probe_rows(
             ("weights in memory", _weights),
         )
     ]
-    if memory is not None:
-        verdict = "fits" if memory.fits else "does not fit"
-        text = f"{readable_bytes(memory.total)} of {readable_bytes(memory.free)} free: {verdict}"
-        rows.append(("a training step", [text, *[""] * (len(probes) - 1)]))
-    return rows
 
 
-def probe_table(probes: Sequence[ModelProbe], memory: MemoryEstimate | None = None) -> Table:
+def probe_table(probes: Sequence[ModelProbe]) -> Table:
     """Return the comparison as a table for the terminal, one column a probe."""
     from rich.table import Table
     from rich.text import Text
@@ -148,19 +137,19 @@ def probe_table(probes: Sequence[ModelProbe], memory: MemoryEstimate | None = No
     table.add_column("")
     for probe in probes:
         table.add_column(probe.role, overflow="fold")
-    for label, values in probe_rows(probes, memory):
+    for label, values in probe_rows(probes):
         table.add_row(label, *(Text(value) for value in values))
     return table
 
 
-def probe_page(probes: Sequence[ModelProbe], memory: MemoryEstimate | None = None) -> str:
+def probe_page(probes: Sequence[ModelProbe]) -> str:
     """Return the comparison as an HTML fragment: one plain table with header cells for both directions."""
     head = "".join(f'<th scope="col">{html.escape(probe.role)}</th>' for probe in probes)
     body = "\n".join(
         f'<tr><th scope="row">{html.escape(label)}</th>'
         + "".join(f"<td>{html.escape(value)}</td>" for value in values)
         + "</tr>"
-        for label, values in probe_rows(probes, memory)
+        for label, values in probe_rows(probes)
     )
     return (
         '<section aria-labelledby="probes"><h2 id="probes">Models and machine</h2>\n<table>'
@@ -235,7 +224,8 @@ def _added(probe: ModelProbe) -> str:
 
 def _attention(probe: ModelProbe) -> str:
     names = [entry.name for entry in probe.attention.implementations if entry.works]
-    return f"{', '.join(names)}; taken: {probe.attention_chosen}"
+    problem = probe.attention.problem(probe.attention_chosen)
+    return f"{', '.join(names)}; taken: {probe.attention_chosen}" + (f", though {problem}" if problem else "")
 
 
 def _device(probe: ModelProbe) -> str:

@@ -56,7 +56,6 @@ def load_objective(
         attention=job.decision.teacher_attention,
     )
     if needs_maps:
-        student.set_attn_implementation("eager")
         for role, one in (("teacher", model), ("student", student)):
             _check_maps(one, role)
     modules = _modules(job, aligner, model, student)

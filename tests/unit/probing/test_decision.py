@@ -12,8 +12,11 @@ from processors import TILES, VECTORS, give_processor
 
 from distillation.config import ObjectiveSettings, Settings, TermWeights, parse_settings
 from distillation.errors import JobError, SettingsError
-from distillation.probing import device
+from distillation.evaluation.loading import load_for_evaluation
+from distillation.models import resolve_path
+from distillation.probing import device, probe_model
 from distillation.probing.decision import Decision, TeacherDecision, chunk_sizes_of, decide, decide_teacher
+from distillation.probing.probe import probe_rows
 
 
 def settings_for(**sections: Any) -> Settings:
@@ -63,6 +66,46 @@ def test_attention_is_a_name() -> None:
     assert (maps.teacher_attention, maps.student_attention) == ("eager", "eager")
     eager = decide(settings_for(models={"student": {"attention": "eager"}}))
     assert (eager.teacher_attention, eager.student_attention) == ("sdpa", "eager")
+
+
+@pytest.mark.parametrize("setting", ["auto", "eager", "sdpa"])
+def test_what_the_probe_says_is_decided_and_loaded(monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+    give_processor(monkeypatch, TILES)  # frozen models are in bf16 here, a student in training is not
+    models = settings_for(models={"student": {"attention": setting}}).models
+    probe = probe_model(models.student, "student", device="cpu")
+    decision = decide(Settings(models=models))
+    assert probe.attention_chosen == decision.student_attention
+    assert probe.device.dtype == "float32"
+    assert probe.weights_bytes == 4 * probe.architecture.num_parameters
+    directory = resolve_path(models.student, "student")
+    for reference in (
+        models.student,
+        models.student.trained(directory),
+    ):  # the untouched one and a trained one
+        model, _ = load_for_evaluation(reference, "student", decision)
+        assert model.config._attn_implementation == probe.attention_chosen
+        assert model.dtype == torch.float32
+    teacher = probe_model(models.teacher, "teacher", device="cpu")
+    assert (teacher.attention_chosen, teacher.device.dtype) == (decision.teacher_attention, "bfloat16")
+
+
+def test_an_attention_that_differs_here_is_taken_and_told() -> None:
+    found = probe_model(settings_for().models.student, "student", device="cpu")
+    flash, sdpa, eager = found.attention.implementations
+    sdpa = sdpa.model_copy(update={"works": False, "reason": "it differs"})
+    attention = found.attention.model_copy(update={"implementations": (flash, sdpa, eager)})
+    rows = dict(probe_rows([found.model_copy(update={"attention": attention})]))
+    assert rows["attention that works"] == ["eager; taken: sdpa, though it differs"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_student_in_half_precision_is_refused(dtype: str) -> None:
+    with pytest.raises(SettingsError, match="small updates vanish") as refused:
+        settings_for(models={"student": {"dtype": dtype}})
+    assert f"models.student.dtype = '{dtype}'" in str(refused.value)
+    assert f"training.autocast = '{dtype}'" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert settings_for(models={"student": {"dtype": "float32"}, "teacher": {"dtype": dtype}})
 
 
 def test_chunks_follow_the_objective() -> None:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, MambaConfig
 
 from distillation.errors import ModelError
-from distillation.probing.attention import choose_attention, probe_attention
+from distillation.probing.attention import check_attention, probe_attention
 from distillation.probing.quiet import quiet_libraries
 
 
@@ -20,7 +20,6 @@ def test_small_models_run_whole(make_config, name) -> None:
     assert found.tested_on == "whole architecture"
     assert found.works("eager")
     assert found.works("sdpa")
-    assert found.chosen == "sdpa"
     assert (found.maps_complete, found.num_maps, found.num_layers_tested) == (True, 3, 3)
     flash = next(entry for entry in found.implementations if entry.name == "flash_attention_2")
     assert not flash.works
@@ -31,21 +30,15 @@ def test_an_architecture_without_sdpa_falls_to_eager_with_the_reason(make_config
     found = probe_attention(make_config("Gemma2"))
     sdpa = next(entry for entry in found.implementations if entry.name == "sdpa")
     assert sdpa.works == found.works("sdpa")
-    assert found.chosen == ("sdpa" if sdpa.works else "eager")
     assert sdpa.works or "does not support" in sdpa.reason
 
 
-def test_eager_is_chosen_only_for_maps(make_config) -> None:
-    config = make_config("Llama")
-    assert probe_attention(config, needs_attention_maps=True).chosen == "eager"
-    found = probe_attention(config)
-    assert choose_attention("auto", found, name="x") == "sdpa"
-    assert choose_attention("auto", found, needs_attention_maps=True, name="x") == "eager"
-    assert choose_attention("eager", found, name="x") == "eager"
-    with pytest.raises(ModelError, match=r"models\.student\.attention = 'sdpa' returns no attention maps"):
-        choose_attention("sdpa", found, needs_attention_maps=True, name="models.student.attention")
+def test_a_setting_that_does_not_work_is_refused(make_config) -> None:
+    found = probe_attention(make_config("Llama"))
+    for setting in ("auto", "eager", "sdpa"):
+        check_attention(setting, found, name="x")
     with pytest.raises(ModelError, match=r"models\.student\.attention = 'flash_attention_2' does not work"):
-        choose_attention("flash_attention_2", found, name="models.student.attention")
+        check_attention("flash_attention_2", found, name="models.student.attention")
 
 
 def test_a_large_model_is_reduced_and_keeps_its_head_width(make_config) -> None:
@@ -55,7 +48,7 @@ def test_a_large_model_is_reduced_and_keeps_its_head_width(make_config) -> None:
     config.num_attention_heads, config.num_key_value_heads, config.vocab_size = 16, 4, 50_000
     found = probe_attention(config)
     assert found.tested_on == "2 layers, narrow"
-    assert found.chosen == "sdpa"
+    assert found.works("sdpa")
     assert found.maps_complete
     assert config.num_hidden_layers == 40  # The caller's configuration is not touched.
 
@@ -71,22 +64,20 @@ def test_wrong_logits_are_noticed(make_config, monkeypatch) -> None:
     sdpa = next(entry for entry in found.implementations if entry.name == "sdpa")
     assert not sdpa.works
     assert "differ from eager's" in sdpa.reason
-    assert found.chosen == "eager"
+    assert found.problem("sdpa") == sdpa.reason
 
 
 def test_a_model_without_attention_has_no_maps() -> None:
     config = MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, state_size=4, pad_token_id=0)
     found = probe_attention(config)
     assert (found.maps_complete, found.maps_problem) == (False, "0 maps for 2 layers")
-    with pytest.raises(ModelError, match="gives no complete attention maps"):
-        probe_attention(config, needs_attention_maps=True)
 
 
 def test_nothing_reaches_the_screen_and_the_random_state_is_kept(make_config, capfd) -> None:
     before = torch.random.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        probe_attention(make_config("Llama"), needs_attention_maps=True)
+        probe_attention(make_config("Llama"))
     assert torch.equal(before, torch.random.get_rng_state())
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")

@@ -44,6 +44,7 @@ from distillation.training.checkpoints import newest_step
 from distillation.training.inputs import check_inputs, check_model
 from distillation.training.job import read_status, write_status
 from distillation.training.processes import claim_gpu
+from distillation.training.run import TrainingRun
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -157,6 +158,18 @@ def test_a_stop_is_one_line_and_says_where_the_job_goes_on(parts, tmp_path) -> N
 
 def _has_step(job_dir: Path, step: int) -> bool:
     return any(line["step"] >= step for line in read_metrics(job_dir / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_student_is_trained_with_the_attention_of_its_settings(parts, tmp_path, attention: str) -> None:
+    settings, corpus, aligner = parts
+    student = settings.models.student.model_copy(update={"attention": attention})
+    models = settings.models.model_copy(update={"student": student})
+    settings = settings.model_copy(update={"models": models})
+    job_dir = prepare_job(corpus, settings=settings, aligner=aligner, output_dir=tmp_path)
+    loaded = TrainingRun(job_dir, read_job(job_dir)).student
+    assert loaded.config._attn_implementation == attention
+    assert loaded.dtype == torch.float32
 
 
 def test_training_learns_and_a_finished_job_returns_at_once(parts, tmp_path) -> None:

@@ -38,15 +38,15 @@ def outcome_of(
         read_histories,
     )
     from distillation.report.page import sections
+    from distillation.training.job import read_status
 
     evaluation = _chosen_evaluation(comparison, plan, settings, corpus)
-    logs = {
-        name: read_history(Path(one.job_dir) / "metrics.jsonl")
-        for name, one in chosen_students(comparison).items()
-    }
+    jobs = {name: Path(one.job_dir) for name, one in chosen_students(comparison).items()}
+    logs = {name: read_history(job_dir / "metrics.jsonl") for name, job_dir in jobs.items()}
+    trainings = {name: read_status(job_dir).get("metrics", {}) for name, job_dir in jobs.items()}
     histories = read_histories(comparison)
     drawings = comparison_drawings(comparison, histories, found)
-    chosen = sections(evaluation, audit, probes, corpus.report, logs)
+    chosen = sections(evaluation, audit, probes, corpus.report, logs, trainings)
     trained_with = chosen_settings(comparison, plan, found.changes if found is not None else None)
     page = comparison_page(comparison, drawings, settings, chosen=chosen, found=found)
     pages = {

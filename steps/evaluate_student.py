@@ -52,6 +52,7 @@ def evaluate_student(
     )
     histories = {one.variant: read_history(one.history) for one in students if one.history is not None}
     probes = (teacher_probe, student_probe)
-    page = report_page(evaluation, audit, probes, corpus.report, histories, settings)
+    trainings = {one.variant: one.metrics for one in students}
+    page = report_page(evaluation, audit, probes, corpus.report, histories, settings, trainings=trainings)
     record_all(settings, students, evaluation, page, audit, probes, corpus, histories)
     return evaluation, HTMLString(page)

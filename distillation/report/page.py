@@ -20,6 +20,8 @@ from distillation.report.histories import History
 from distillation.report.passages import passage_section
 from distillation.report.tasks import task_summary
 from distillation.report.templating import Drawing, figure_entry, render_page
+from distillation.report.training_counts import COLUMNS as TRAINING_COLUMNS
+from distillation.report.training_counts import Trainings, training_rows
 from distillation.report.words import (
     EXPLANATIONS,
     MISSING,
@@ -65,6 +67,7 @@ def report_page(
     histories: Mapping[str, History] | None = None,
     settings: Settings | None = None,
     *,
+    trainings: Trainings | None = None,
     title: str = "Student-aware distillation",
 ) -> str:
     """Return the report as one self-contained HTML page.
@@ -76,6 +79,7 @@ def report_page(
         corpus_report: the `CorpusReport` of the run.
         histories: lines of metrics logs by variant (see `read_history`).
         settings: all settings of the run, shown as YAML.
+        trainings: what the job of each student counted.
         title: stands above the verdict and in the browser's tab.
     """
     return render_page(
@@ -86,7 +90,7 @@ def report_page(
         details=verdict_details(evaluation),
         missing=completeness(evaluation),
         configuration=as_yaml(settings) if settings is not None else None,
-        **sections(evaluation, audit, probes, corpus_report, histories),
+        **sections(evaluation, audit, probes, corpus_report, histories, trainings),
     )
 
 
@@ -96,6 +100,7 @@ def sections(
     probes: Sequence[ModelProbe] = (),
     corpus_report: CorpusReport | None = None,
     histories: Mapping[str, History] | None = None,
+    trainings: Trainings | None = None,
 ) -> dict[str, Any]:
     """Return what `sections.html` shows of the models of an evaluation: tables, figures, texts."""
     return {
@@ -112,6 +117,8 @@ def sections(
         "group_figures": _entries(group_drawings(evaluation)),
         "passages": passage_section(evaluation),
         "curves": _entries(training_drawings(histories or {})),
+        "training_columns": TRAINING_COLUMNS,
+        "trainings": training_rows(trainings or {}),
         "samples": _samples(evaluation),
         "audit": audit_summary(audit) if audit is not None else None,
         "probes": _probe_fragment(probes),

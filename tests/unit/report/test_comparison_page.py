@@ -12,8 +12,10 @@ import pytest
 from distillation.comparison import Comparison
 from distillation.comparison.search import Found, Trial
 from distillation.config import ComparisonSettings
+from distillation.corpus.left_out import LeftOut
 from distillation.report.comparison_page import comparison_drawings, comparison_page
 from distillation.report.comparison_terminal import comparison_table
+from distillation.report.page import sections
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +114,17 @@ def test_the_terminal_shows_a_row_for_each_variant(comparison: Comparison) -> No
     ):
         assert words in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_chosen_student_has_its_corpus_and_its_training(
+    comparison: Comparison, comparison_settings: ComparisonSettings, evaluation: Any, corpus_report: Any
+) -> None:
+    left_out = LeftOut(what="documents", cause="no JSON", count=4, places=("a.jsonl, line 3",))
+    report = corpus_report.model_copy(update={"left_out": (left_out,)})
+    counted = {"distilled": {"steps": 80.0, "targets": 900.0, "foretold_targets": 1000.0}}
+    chosen = sections(evaluation, corpus_report=report, trainings=counted)
+    page = comparison_page(comparison, [], comparison_settings, chosen=chosen)
+    assert "<h2>Corpus</h2>" in page
+    assert "354 training documents" in page
+    assert "<td>no JSON</td><td>documents</td><td>4</td><td>a.jsonl, line 3</td>" in page
+    assert "<td>900</td><td>1,000</td><td>90.0\u00a0%</td>" in page

@@ -49,6 +49,23 @@ def test_every_part_is_there(page):
     assert f"forward_kl: {Settings().objective.terms.forward_kl}" in page
 
 
+def test_what_the_trainings_counted_is_shown(evaluation):
+    counted = {"steps": 1200.0, "best_step": 900.0, "skipped_steps": 2.0}
+    trainings = {
+        "distilled": counted | {"targets": 45_000.0, "foretold_targets": 50_000.0},
+        "text_only": counted | {"targets": 0.0, "foretold_targets": 0.0, "skipped_steps": 0.0},
+        "truncate": {"steps": 1200.0},  # of a job from before it was counted
+    }
+    page = report_page(evaluation, trainings=trainings)
+    cells = {
+        name: re.findall("<td>(.*?)</td>", row)
+        for name, row in re.findall(r'<th scope="row">([^<]*)</th>((?:<td>[^<]*</td>){6})</tr>', page)
+    }
+    assert ["1,200", "900", "45,000", "50,000", "90.0\u00a0%", "2"] in cells.values()
+    assert ["1,200", "900", "–", "–", "–", "0"] in cells.values()
+    assert ["1,200", "–", "–", "–", "–", "–"] in cells.values()
+
+
 def test_only_the_evaluation_is_needed(evaluation):
     page = report_page(evaluation)
     assert "<h2>Corpus</h2>" not in page

@@ -142,7 +142,7 @@ def _audit(chosen: argparse.Namespace) -> TokenizerAudit:
 
 
 def _write_page(audit: TokenizerAudit, path: Path) -> None:
-    from distillation.report import audit_page
+    from distillation.report.audit import audit_page
 
     try:
         path.write_text(audit_page(audit), encoding="utf-8")

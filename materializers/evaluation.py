@@ -24,7 +24,7 @@ class EvaluationMaterializer(PydanticMaterializer):
 
     def save_visualizations(self, data: Evaluation) -> dict[str, VisualizationType]:
         """Write the figures that need no training curves."""
-        from distillation.report import figure_files
+        from distillation.report.drawings import figure_files
 
         pictures = {}
         for path, content in figure_files(data).items():

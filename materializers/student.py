@@ -24,7 +24,7 @@ from distillation.training.student import Student
 if TYPE_CHECKING:
     from zenml.metadata.metadata_types import MetadataType
 
-    from distillation.report import History
+    from distillation.report.histories import History
 
 _CURVES = {"held_out/bits_per_byte": "Bits per byte, held out", "loss": "Training loss"}
 _FORBIDDEN = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -76,7 +76,7 @@ class StudentMaterializer(BaseMaterializer):
 
     def save_visualizations(self, data: Student) -> dict[str, VisualizationType]:
         """Write the training curves as a page, so that a student can be judged before the evaluation."""
-        from distillation.report import read_history
+        from distillation.report.histories import read_history
 
         page = curves_page(data.variant, read_history(data.history)) if data.history is not None else None
         if page is None:

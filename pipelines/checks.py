@@ -84,7 +84,7 @@ def try_outputs(settings: Settings, uri: str) -> None:
         InputError: no report can be drawn.
         TrackingError: the tracking server does not take a run, its figures or its files.
     """
-    from distillation.report import try_report
+    from distillation.report.trial import try_report
     from pipelines.places import check_places
     from tracking.trial import try_tracking
 

@@ -18,7 +18,7 @@ def show_distillation(run: PipelineRunResponse, settings: Settings) -> None:
     """Print the summary table, where the report is, and the commands that come next."""
     from rich.console import Console
 
-    from distillation.report import summary_table
+    from distillation.report.terminal import summary_table
 
     step = run.steps["evaluate_student"]
     evaluation = _artifact(step.outputs["evaluation"])

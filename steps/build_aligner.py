@@ -38,7 +38,7 @@ def build_aligner(
     from distillation.alignment import audit_tokenizers, build_schedule
     from distillation.alignment.cache import KEPT_ALIGNERS
     from distillation.models import load_tokenizer
-    from distillation.report import audit_page
+    from distillation.report.audit import audit_page
 
     tokenizers = load_tokenizer(teacher, "teacher"), load_tokenizer(student, "student")
     rows = {

@@ -30,13 +30,14 @@ def outcome_of(
 ) -> Outcome:
     """Draw, write the pages, and set the chosen student beside the controls of its seed."""
     from distillation.comparison.chosen import chosen_settings, chosen_students
-    from distillation.report import figure_files, read_history
     from distillation.report.comparison_page import (
         comparison_drawings,
         comparison_files,
         comparison_page,
         read_histories,
     )
+    from distillation.report.drawings import figure_files
+    from distillation.report.histories import read_history
     from distillation.report.page import sections
     from distillation.training.job import read_status
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from distillation.config import Settings
     from distillation.corpus import Corpus
     from distillation.evaluation import Evaluation
-    from distillation.report import History
+    from distillation.report.histories import History
 
 CURVES = ("held_out/bits_per_byte", "cross_entropy")
 """Metrics of the training whose mean over seeds a variant's run shows."""

@@ -35,7 +35,8 @@ def evaluate_student(
 ) -> tuple[Annotated[Evaluation, "evaluation"], Annotated[HTMLString, "report"]]:
     """Measure on the held-out documents; record everything in the run of the pipeline."""
     from distillation.evaluation import evaluate_models
-    from distillation.report import read_history, report_page
+    from distillation.report.histories import read_history
+    from distillation.report.page import report_page
 
     hide_loading_bars(settings.models)
     students = [student for student in (text_only, truncate, distilled) if student is not None]

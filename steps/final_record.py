@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from distillation.corpus import Corpus
     from distillation.evaluation import Evaluation
     from distillation.probing import ModelProbe
-    from distillation.report import History
+    from distillation.report.histories import History
     from distillation.training.student import Student
 
 
@@ -42,7 +42,7 @@ def record_all(
         TrackingError: the server fails. The students are kept, and the same command records them later.
     """
     from distillation.evaluation import flat_metrics
-    from distillation.report import figure_files
+    from distillation.report.drawings import figure_files
 
     recorder = Recorder(resolve_tracking_uri(settings.tracking.uri), settings.tracking.experiment)
     run_id = recorder.open(pipeline_run_spec())
@@ -70,7 +70,7 @@ def run_pages(
 ) -> dict[str, str]:
     """Return the texts of a run by their path."""
     from distillation.probing import probe_page
-    from distillation.report import audit_page
+    from distillation.report.audit import audit_page
 
     return {
         "settings.json": settings.model_dump_json(indent=2),
@@ -94,7 +94,7 @@ def _record_outcome(
     models: ModelSettings,
 ) -> None:
     """Record the distilled student, and what the run's page and the gate say of it."""
-    from distillation.report import verdict_sentence
+    from distillation.report.words import verdict_sentence
     from tracking.students import log_student
 
     name = pipeline_run_spec().name

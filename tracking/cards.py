@@ -30,7 +30,7 @@ def promotion_card(
     """
     from distillation.corpus import CorpusReport
     from distillation.evaluation import Evaluation
-    from distillation.report import model_card
+    from distillation.report.card import model_card
 
     candidate = contest.candidate
     with tempfile.TemporaryDirectory() as folder:

@@ -51,7 +51,7 @@ def page(evaluation, tiny_teacher_dir, tiny_student_dir, english_documents):
     from distillation.alignment import audit_tokenizers
     from distillation.config import ModelReference, Settings
     from distillation.models import load_tokenizer
-    from distillation.report import report_page
+    from distillation.report.page import report_page
 
     teacher, student = (
         load_tokenizer(ModelReference(path=str(path)), "teacher")

@@ -23,7 +23,7 @@ from distillation.evaluation import (
 from distillation.evaluation.loading import decided, load_for_evaluation
 from distillation.models import load_model, load_tokenizer
 from distillation.probing.decision import decide
-from distillation.report import report_page
+from distillation.report.page import report_page
 
 SETTINGS = EvaluationSettings(max_length=64, stride=48, batch_size=16, num_new_tokens=6, task_limit=10)
 

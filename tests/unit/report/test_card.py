@@ -5,7 +5,7 @@ from __future__ import annotations
 import yaml
 
 from distillation.config import Settings
-from distillation.report import model_card
+from distillation.report.card import model_card
 
 
 def header_of(card: str) -> dict:

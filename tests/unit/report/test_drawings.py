@@ -7,10 +7,10 @@ import io
 import numpy as np
 import pytest
 
-from distillation.report import figure_files, report_page
 from distillation.report.breakdown import breakdown
-from distillation.report.drawings import group_drawings
+from distillation.report.drawings import figure_files, group_drawings
 from distillation.report.figures import FOREGROUND
+from distillation.report.page import report_page
 from distillation.report.suite_figures import reliability_figure
 
 

@@ -8,7 +8,6 @@ import re
 import numpy as np
 
 from distillation.metrics_log import sealed_line
-from distillation.report import read_history
 from distillation.report.figures import (
     FOREGROUND,
     as_svg,
@@ -16,7 +15,7 @@ from distillation.report.figures import (
     colour_of,
     training_figure,
 )
-from distillation.report.histories import MAX_POINTS, curve
+from distillation.report.histories import MAX_POINTS, curve, read_history
 
 
 def line(step: int, **metrics: float) -> str:

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from distillation.report import report_page
+from distillation.report.page import report_page
 from distillation.report.passages import colour_step, passage_section
 
 

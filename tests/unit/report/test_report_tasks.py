@@ -6,7 +6,8 @@ import pytest
 
 from distillation.config import Settings
 from distillation.evaluation.tasks import TaskResult
-from distillation.report import model_card, report_page
+from distillation.report.card import model_card
+from distillation.report.page import report_page
 from distillation.report.tasks import MAX_DRAWN, task_summary
 
 SHARES = {"untouched": 0.25, "text_only": 0.31, "truncate": 0.28, "distilled": 0.385, "teacher": 0.455}

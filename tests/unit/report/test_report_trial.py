@@ -10,7 +10,7 @@ import pytest
 
 from distillation.config import Settings
 from distillation.errors import InputError
-from distillation.report import try_report
+from distillation.report.trial import try_report
 
 
 def test_a_report_can_be_drawn_here() -> None:

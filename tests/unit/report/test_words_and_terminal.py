@@ -7,9 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
-from distillation.report import summary_table, verdict_sentence
 from distillation.report.facts import facts
-from distillation.report.words import best_student, decimal, percent, scaled
+from distillation.report.terminal import summary_table
+from distillation.report.words import best_student, decimal, percent, scaled, verdict_sentence
 
 
 def shown(value: str) -> str:

@@ -37,10 +37,11 @@ KINDS = ("text alone", "live", "sampling", "top_k")
 def measure(settings: Settings, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Return a row for text alone, for the live teacher and for each kind of cache."""
     from distillation.alignment import build_aligner
-    from distillation.corpus import load_corpus
+    from distillation.corpus.loading import load_corpus
     from distillation.models import load_pair
-    from distillation.training import prepare_job, run_job
     from distillation.training.caching import fill_cache, prepare_cache
+    from distillation.training.job import prepare_job
+    from distillation.training.run import run_job
 
     models = settings.models
     tokenizers, rows = load_pair(models)
@@ -80,7 +81,7 @@ def steps_in_turn(job_dirs: Sequence[Path]) -> list[tuple[float, float]]:
     """Return (median milliseconds, utilisation) of a training step of each job, all on the same windows."""
     import torch
 
-    from distillation.training import read_job
+    from distillation.training.job import read_job
     from distillation.training.run import TrainingRun
     from distillation.training.trainer import distilling
 

@@ -519,10 +519,11 @@ def make_corpora(folder: Path) -> None:
 def _make_job_and_cache(base: Path) -> None:
     from distillation.alignment import build_aligner
     from distillation.config import parse_settings
-    from distillation.corpus import load_corpus
+    from distillation.corpus.loading import load_corpus
     from distillation.models import load_pair
-    from distillation.training import prepare_job, run_job
     from distillation.training.caching import fill_cache, prepare_cache
+    from distillation.training.job import prepare_job
+    from distillation.training.run import run_job
 
     raw: dict[str, Any] = {
         "corpus": {"sources": ["documentation"], "max_train_bytes": 120_000, "max_held_out_bytes": 8_000},

@@ -57,9 +57,10 @@ def make_pair(options: argparse.Namespace, settings: Settings) -> Settings:
 
 def _train_on_text(settings: Settings, models: dict[str, Any], num_steps: int, folder: Path) -> None:
     """Train the `student` of `models` on text alone into `folder`."""
-    from distillation.corpus import load_corpus
+    from distillation.corpus.loading import load_corpus
     from distillation.models import load_pair
-    from distillation.training import prepare_job, run_job
+    from distillation.training.job import prepare_job
+    from distillation.training.run import run_job
 
     raw = settings.model_dump()
     raw["models"] |= models
@@ -99,7 +100,7 @@ def measure(
 ) -> dict[str, Any]:
     """Train the student by some systems for each seed; return bits per byte, tokens/s and MiB by name."""
     from distillation.alignment import build_aligner
-    from distillation.corpus import load_corpus
+    from distillation.corpus.loading import load_corpus
     from distillation.models import load_pair
 
     models = settings.models
@@ -127,7 +128,7 @@ def measure(
 
 def _train_ours(settings: Settings, corpus: Any, aligner: Any, folder: Path) -> tuple[Path, dict[str, float]]:
     """Train by the product's own command; on text alone without an aligner."""
-    from distillation.training import prepare_job
+    from distillation.training.job import prepare_job
 
     variant: Any = "text_only" if aligner is None else "distilled"
     job_dir = prepare_job(

@@ -80,7 +80,7 @@ class Comparison:
     """The corpus, the models and the results that all variants share."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
-        from distillation.corpus import load_corpus
+        from distillation.corpus.loading import load_corpus
         from distillation.models import load_pair
 
         self.settings, self.folder = settings, folder
@@ -99,7 +99,7 @@ class Comparison:
     def prepare(self, change: Change, seed: int, folder: Path | None = None, **training: Any) -> Path:
         """Write the job directory of one student."""
         from distillation.alignment import build_schedule
-        from distillation.training import prepare_job
+        from distillation.training.job import prepare_job
 
         raw = self.settings.model_dump()
         for section, values in {**change, "training": training}.items():

@@ -36,7 +36,7 @@ def train_with(rule: str, job_dir: Path) -> None:
 
     from distillation.alignment.base import Rows
     from distillation.alignment.prefix import PrefixAligner
-    from distillation.training import run_job
+    from distillation.training.run import run_job
 
     move = PrefixAligner._move_chain
 

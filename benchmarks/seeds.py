@@ -29,9 +29,10 @@ T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8
 def measure(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
     """Train every variant for every seed and return bits per byte by name."""
     from distillation.alignment import build_aligner
-    from distillation.corpus import load_corpus
+    from distillation.corpus.loading import load_corpus
     from distillation.models import load_pair
-    from distillation.training import prepare_job, run_job
+    from distillation.training.job import prepare_job
+    from distillation.training.run import run_job
 
     teacher, student = settings.models.teacher, settings.models.student
     tokenizers, rows = load_pair(settings.models)
@@ -75,7 +76,7 @@ def to_stderr(line: str) -> None:
 
 def bits_of(reference: Any, role: Any, settings: Settings, texts: Sequence[str]) -> float:
     """Return the bits per byte of a model on `texts`."""
-    from distillation.evaluation import bits_per_byte
+    from distillation.evaluation.bits_per_byte import bits_per_byte
     from distillation.models import load_model, load_tokenizer
 
     model = load_model(reference, role, dtype="float32")

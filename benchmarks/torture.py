@@ -118,10 +118,10 @@ def prepare(raw: str, folder: str) -> int:
     """Write a job, or with `cache` a request for one, from raw settings as JSON; print its path last."""
     from distillation.alignment import build_aligner
     from distillation.config import parse_settings
-    from distillation.corpus import load_corpus
+    from distillation.corpus.loading import load_corpus
     from distillation.models import load_pair
-    from distillation.training import prepare_job
     from distillation.training.caching import prepare_cache
+    from distillation.training.job import prepare_job
 
     settings: Any = parse_settings(json.loads(raw))
     tokenizers, rows = load_pair(settings.models)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from zenml.enums import VisualizationType
 from zenml.materializers.pydantic_materializer import PydanticMaterializer
 
-from distillation.evaluation import Evaluation
+from distillation.evaluation.result import Evaluation
 
 if TYPE_CHECKING:
     from zenml.metadata.metadata_types import MetadataType

@@ -32,7 +32,7 @@ def check_distillation(raw: Mapping[str, Any]) -> Settings:
             "evaluation.controls, or use prefix"
         )
     uri = check_tracking(settings.tracking)
-    from distillation.evaluation import check_tasks
+    from distillation.evaluation.task_folder import check_tasks
     from distillation.probing import check_pair
 
     check_tasks(settings.evaluation)
@@ -52,7 +52,7 @@ def check_comparison(raw: Mapping[str, Any]) -> ComparisonSettings:
     settings = parse_settings(raw, ComparisonSettings)
     uri = check_tracking(settings.tracking)
     from distillation.comparison import make_plan
-    from distillation.evaluation import check_tasks
+    from distillation.evaluation.task_folder import check_tasks
     from distillation.probing import check_pair
 
     check_tasks(settings.evaluation)

@@ -13,7 +13,7 @@ from distillation.comparison import Comparison, StudentResult, make_plan, summar
 from distillation.comparison.search import Found
 from distillation.config import ComparisonSettings
 from distillation.errors import ComparisonError
-from distillation.evaluation import Evaluation
+from distillation.evaluation.result import Evaluation
 from distillation.probing import ModelProbe
 from distillation.training.student import Student
 from steps.comparison_outcome import outcome_of

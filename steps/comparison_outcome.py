@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from distillation.comparison import Comparison, Plan
     from distillation.comparison.search import Found
     from distillation.config import ComparisonSettings
-    from distillation.corpus import Corpus
-    from distillation.evaluation import Evaluation
+    from distillation.corpus.corpus import Corpus
+    from distillation.evaluation.result import Evaluation
     from distillation.probing import ModelProbe
 
 
@@ -62,7 +62,8 @@ def _chosen_evaluation(
     comparison: Comparison, plan: Plan, settings: ComparisonSettings, corpus: Corpus
 ) -> Evaluation:
     from distillation.comparison.chosen import chosen_evaluation, chosen_students
-    from distillation.evaluation import document_labels, read_side_by_side
+    from distillation.evaluation.evaluate import read_side_by_side
+    from distillation.evaluation.groups import document_labels
 
     teacher = comparison.variant(comparison.chosen or "").teacher
     models = next(one for one in plan.teachers if one.teacher.path == teacher)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from distillation.comparison import Comparison, Plan, VariantSummary
     from distillation.config import Settings
-    from distillation.corpus import Corpus
-    from distillation.evaluation import Evaluation
+    from distillation.corpus.corpus import Corpus
+    from distillation.evaluation.result import Evaluation
     from distillation.report.histories import History
 
 CURVES = ("held_out/bits_per_byte", "cross_entropy")
@@ -87,7 +87,7 @@ def record_comparison(outcome: Outcome, corpus: Corpus) -> None:
 
 def _record_below(recorder: Recorder, spec: RunSpec, outcome: Outcome, corpus: Corpus, time_ms: int) -> None:
     """Write every student's final figures into its run, the means into its variant's, and end both."""
-    from distillation.evaluation import model_metrics
+    from distillation.evaluation.result import model_metrics
 
     means = {one.name: _means(one) for one in outcome.comparison.variants}
     entries = {(one.variant, one.seed): one for one in outcome.plan.entries()}
@@ -142,7 +142,7 @@ def _means(one: VariantSummary) -> dict[str, float]:
 
 def _figures_of(outcome: Outcome) -> dict[str, float]:
     """Return the chosen student's figures, and what its variant saves over the control."""
-    from distillation.evaluation import flat_metrics
+    from distillation.evaluation.result import flat_metrics
 
     metrics = flat_metrics(outcome.evaluation)
     saving = outcome.comparison.variant(outcome.comparison.chosen or "").saving

@@ -20,7 +20,7 @@ from tracking.runs import RunSpec, flat_params
 
 if TYPE_CHECKING:
     from distillation.comparison import Entry
-    from distillation.corpus import CorpusReport
+    from distillation.corpus.corpus import CorpusReport
     from tracking.forwarder import MetricsForwarder
 
 PIPELINE = "comparison_pipeline"
@@ -72,7 +72,7 @@ def variant_run_spec(entry: Entry, parent: RunSpec) -> RunSpec:
 
 def student_run_spec(entry: Entry, parent: RunSpec, report: CorpusReport, job_dir: Path) -> RunSpec:
     """Return the run of one student of a comparison."""
-    from distillation.training import read_job
+    from distillation.training.job import read_job
 
     variant = variant_run_spec(entry, parent)
     return RunSpec(

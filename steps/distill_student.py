@@ -34,8 +34,9 @@ def distill_student(
 
     `fingerprint` stands for the files of both models.
     """
-    from distillation.training import prepare_job, read_job, run_job
     from distillation.training.aligner import make_aligner
+    from distillation.training.job import prepare_job, read_job
+    from distillation.training.run import run_job
 
     hide_loading_bars(settings.models)
     if variant == "truncate":

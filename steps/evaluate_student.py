@@ -9,7 +9,7 @@ from zenml.types import HTMLString
 
 from distillation.alignment import TokenizerAudit
 from distillation.config import Settings
-from distillation.evaluation import Evaluation
+from distillation.evaluation.result import Evaluation
 from distillation.probing import ModelProbe
 from distillation.training.student import Student
 from steps.caching import EVALUATION_CACHE
@@ -34,7 +34,7 @@ def evaluate_student(
     fingerprint: str,
 ) -> tuple[Annotated[Evaluation, "evaluation"], Annotated[HTMLString, "report"]]:
     """Measure on the held-out documents; record everything in the run of the pipeline."""
-    from distillation.evaluation import evaluate_models
+    from distillation.evaluation.evaluate import evaluate_models
     from distillation.report.histories import read_history
     from distillation.report.page import report_page
 

@@ -17,8 +17,8 @@ from tracking.server import resolve_tracking_uri
 if TYPE_CHECKING:
     from distillation.alignment import TokenizerAudit
     from distillation.config import ModelSettings, Settings
-    from distillation.corpus import Corpus
-    from distillation.evaluation import Evaluation
+    from distillation.corpus.corpus import Corpus
+    from distillation.evaluation.result import Evaluation
     from distillation.probing import ModelProbe
     from distillation.report.histories import History
     from distillation.training.student import Student
@@ -41,7 +41,7 @@ def record_all(
     Raises:
         TrackingError: the server fails. The students are kept, and the same command records them later.
     """
-    from distillation.evaluation import flat_metrics
+    from distillation.evaluation.result import flat_metrics
     from distillation.report.drawings import figure_files
 
     recorder = Recorder(resolve_tracking_uri(settings.tracking.uri), settings.tracking.experiment)
@@ -111,7 +111,7 @@ def _record_outcome(
 
 def outcome_tags(evaluation: Evaluation, corpus: Corpus, models: ModelSettings) -> dict[str, str]:
     """Return the tags by which promotion and people judge a run: text, device, models, completeness."""
-    from distillation.evaluation import completeness
+    from distillation.evaluation.result import completeness
     from distillation.models import model_digest
 
     return {

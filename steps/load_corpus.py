@@ -8,7 +8,7 @@ from zenml import step
 from zenml.types import HTMLString
 
 from distillation.config import CorpusSettings, ModelReference, TrackingSettings
-from distillation.corpus import CorpusReport
+from distillation.corpus.corpus import CorpusReport
 from distillation.errors import shorten
 from steps.caching import CORPUS_CACHE
 from steps.recording import record_pages
@@ -30,7 +30,7 @@ def load_corpus(
     Annotated[HTMLString, "contract_page"],
 ]:
     """Load, split and check the documents; `fingerprint` stands for the content of the sources."""
-    from distillation.corpus import load_corpus as load
+    from distillation.corpus.loading import load_corpus as load
     from distillation.models import load_tokenizer
 
     tokenizers = {

@@ -7,7 +7,7 @@ from typing import Annotated
 from zenml import step
 
 from distillation.config import EvaluationSettings, ModelSettings
-from distillation.evaluation import Evaluation
+from distillation.evaluation.result import Evaluation
 from steps.caching import EVALUATION_CACHE
 from steps.console import hide_loading_bars
 from steps.types import Corpus
@@ -18,7 +18,7 @@ def measure_references(
     corpus: Corpus, models: ModelSettings, evaluation: EvaluationSettings, fingerprint: str
 ) -> Annotated[Evaluation, "references"]:
     """Measure both on the held-out documents; `fingerprint` stands for their files."""
-    from distillation.evaluation import evaluate_models
+    from distillation.evaluation.evaluate import evaluate_models
 
     hide_loading_bars(models)
     return evaluate_models(

@@ -32,7 +32,7 @@ from tracking.server import resolve_tracking_uri
 if TYPE_CHECKING:
     from zenml.models import PipelineRunResponse
 
-    from distillation.corpus import CorpusReport
+    from distillation.corpus.corpus import CorpusReport
     from tracking.forwarder import MetricsForwarder
 
 _LOG = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def metrics_forwarder(
     job_dir: Path, settings: Settings, variant: str, report: CorpusReport
 ) -> MetricsForwarder:
     """Return the forwarder that shows a job's metrics live in a run nested in the pipeline's."""
-    from distillation.training import read_job
+    from distillation.training.job import read_job
     from tracking.forwarder import MetricsForwarder
 
     tracking = settings.tracking

@@ -56,7 +56,7 @@ def _train(corpus: Corpus, settings: ComparisonSettings, changes: Changes) -> fl
     from distillation.comparison.result import VALIDATION_BITS
     from distillation.comparison.student import prepare_student, training_figures
     from distillation.config import FOUND, change_settings
-    from distillation.training import run_job
+    from distillation.training.run import run_job
 
     assert settings.comparison.search is not None
     seed = settings.comparison.search.seed

@@ -16,8 +16,8 @@ from tracking.names import final_name
 
 if TYPE_CHECKING:
     from distillation.config import Settings
-    from distillation.corpus import CorpusReport
-    from distillation.evaluation import Evaluation
+    from distillation.corpus.corpus import CorpusReport
+    from distillation.evaluation.result import Evaluation
     from distillation.training.student import Student
     from tracking.runs import Recorder, RunSpec
 
@@ -100,7 +100,7 @@ def _shown(value: float) -> float:
 
 def _figures(evaluation: Evaluation, name: str) -> dict[str, float]:
     """Return the figures of one model by measure."""
-    from distillation.evaluation import flat_metrics
+    from distillation.evaluation.result import flat_metrics
 
     prefix = f"{name}."
     return {

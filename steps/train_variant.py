@@ -86,7 +86,7 @@ def _train(
 ) -> StudentResult:
     from distillation.comparison.result import VALIDATION_BITS
     from distillation.comparison.student import measured_student, prepare_student, training_figures
-    from distillation.training import run_job
+    from distillation.training.run import run_job
 
     job_dir = prepare_student(corpus, entry, aligner, cache)
     with student_forwarder(job_dir, entry, corpus.report, pipeline_run_spec()):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distillation.corpus import Corpus
+    from distillation.corpus.corpus import Corpus
 else:
     Corpus = Any
 

@@ -28,8 +28,8 @@ def promotion_card(
         PromotionError: the run lacks the artifacts of a finished evaluation.
         TrackingError: the server fails.
     """
-    from distillation.corpus import CorpusReport
-    from distillation.evaluation import Evaluation
+    from distillation.corpus.corpus import CorpusReport
+    from distillation.evaluation.result import Evaluation
     from distillation.report.card import model_card
 
     candidate = contest.candidate

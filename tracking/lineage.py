@@ -20,7 +20,7 @@ from distillation.config import FileSource, HubSource, Source
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
-    from distillation.corpus import CorpusReport
+    from distillation.corpus.corpus import CorpusReport
 
 TRAINING, EVALUATION = "training", "evaluation"
 _CONTEXT_TAG = "mlflow.data.context"

@@ -19,7 +19,7 @@ from distillation.sources import digest_of_sources
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
     from distillation.config import EvaluationSettings, ModelSettings
-    from distillation.corpus import Corpus
+    from distillation.corpus.corpus import Corpus
     from distillation.teacher.cache import TeacherCache
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ def prepare_student(
     Raises:
         DistillationError: the aligner, the cache or the directory cannot be made.
     """
-    from distillation.training import prepare_job
     from distillation.training.aligner import make_aligner
+    from distillation.training.job import prepare_job
 
     settings = entry.settings
     if entry.kind == "truncate" or (aligner is None and settings.objective.uses_teacher):
@@ -68,8 +68,8 @@ def measured_student(
     held-out set or another `fingerprint`, which stands for the user's own tasks, measures anew. So does,
     with a warning, a file that is damaged.
     """
-    from distillation.evaluation import measure_student
-    from distillation.training import read_job
+    from distillation.evaluation.evaluate import measure_student
+    from distillation.training.job import read_job
 
     depends_on: list[Any] = [
         evaluation.model_dump(mode="json"),

@@ -164,7 +164,7 @@ def main() -> None:
     import torch
 
     from distillation.config import ContractSettings, CorpusSettings
-    from distillation.corpus import load_corpus
+    from distillation.corpus.loading import load_corpus
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)

@@ -26,7 +26,7 @@ from distillation.training.inputs import check_inputs, without_places, write_inp
 
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
-    from distillation.corpus import Corpus
+    from distillation.corpus.corpus import Corpus
 
 logger = logging.getLogger(__name__)
 REQUEST = "cache request"
@@ -92,7 +92,7 @@ class _Parts:
 
     def write(self, folder: Path) -> None:
         """Write all of them; the settings, which say that they are there, last."""
-        from distillation.corpus import save_corpus
+        from distillation.corpus.corpus import save_corpus
 
         save_corpus(self.corpus, folder / "corpus")
         shutil.rmtree(folder / "aligner", ignore_errors=True)

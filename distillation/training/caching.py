@@ -81,7 +81,7 @@ class _Filling:
 
     def __init__(self, request: Path) -> None:
         from distillation.alignment import PairEncoder, load_aligner
-        from distillation.corpus import read_corpus
+        from distillation.corpus.corpus import read_corpus
         from distillation.models import load_tokenizer
         from distillation.training.windows import make_windows
 

@@ -44,7 +44,7 @@ from distillation.training.inputs import check_inputs, without_places, write_inp
 
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
-    from distillation.corpus import Corpus
+    from distillation.corpus.corpus import Corpus
     from distillation.teacher.cache import TeacherCache
 
 logger = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ class _Parts:
 
     def write(self, directory: Path) -> None:
         """Write all of them; `job.json`, which says that they are there, last."""
-        from distillation.corpus import save_corpus
+        from distillation.corpus.corpus import save_corpus
 
         save_corpus(self.corpus, directory / "corpus")
         if self.aligner is not None:

@@ -171,7 +171,7 @@ class TrainingRun:
         from transformers import set_seed
 
         from distillation.alignment import PairEncoder
-        from distillation.corpus import read_corpus
+        from distillation.corpus.corpus import read_corpus
         from distillation.models import load_model, load_tokenizer, rows_of_pair
         from distillation.training.objective import load_objective
         from distillation.training.trial import make_savable, name_of

@@ -13,10 +13,11 @@ import pytest
 
 from distillation.alignment import PairEncoder, build_aligner
 from distillation.config import Settings, parse_settings
-from distillation.corpus import load_corpus
+from distillation.corpus.loading import load_corpus
 from distillation.metrics_log import read_metrics
 from distillation.models import load_tokenizer
-from distillation.training import prepare_job, run_job
+from distillation.training.job import prepare_job
+from distillation.training.run import run_job
 
 LANGUAGES = ("de", "zh", "ar")
 NUM_TEACHER_ROWS, NUM_STUDENT_ROWS = 151_936, 49_152

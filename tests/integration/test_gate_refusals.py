@@ -11,8 +11,8 @@ import pytest
 
 from distillation.config import EvaluationSettings, ModelReference, PromotionSettings
 from distillation.errors import PromotionError
-from distillation.evaluation import Evaluation, evaluate_models
-from distillation.evaluation.result import gap_closed
+from distillation.evaluation.evaluate import evaluate_models
+from distillation.evaluation.result import Evaluation, gap_closed
 from tracking.gate import GateReport
 from tracking.registry import current_champion
 
@@ -69,7 +69,7 @@ class Bench:
 
     def record(self, name: str, distilled: str, held_out: str) -> None:
         """Record a finished run whose distilled student is this one, beside the control and the teacher."""
-        from distillation.evaluation import completeness, flat_metrics
+        from distillation.evaluation.result import completeness, flat_metrics
         from tracking.registry import HELD_OUT_TAG, MISSING_TAG, MODEL_URI_TAG, PIPELINE_ROLE, ROLE_TAG
         from tracking.runs import Recorder, RunSpec
         from tracking.students import log_student

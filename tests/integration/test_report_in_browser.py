@@ -31,7 +31,7 @@ def sure_student_dir(tiny_student_dir, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def evaluation(tiny_teacher_dir, tiny_student_dir, sure_student_dir, english_documents):
     from distillation.config import EvaluationSettings
-    from distillation.evaluation import evaluate_models
+    from distillation.evaluation.evaluate import evaluate_models
 
     names = ("untouched", "text_only", "truncate", "distilled")
     return evaluate_models(

@@ -28,7 +28,10 @@ def source_root() -> None:
 
 
 def _result(name: str, bits: float, teacher: str = "teacher", continuation: str = " the items of the list."):
-    from distillation.evaluation import Agreement, ModelResult, Sample, Speed
+    from distillation.evaluation.agreement import Agreement
+    from distillation.evaluation.result import ModelResult
+    from distillation.evaluation.samples import Sample
+    from distillation.evaluation.speed import Speed
 
     random = np.random.default_rng(7)  # the same documents for every model
     num_bytes = random.integers(500, 4000, NUM_DOCUMENTS)
@@ -81,7 +84,7 @@ def _result(name: str, bits: float, teacher: str = "teacher", continuation: str 
 
 def _reliability():
     """Fifteen bins of a model that is a little too sure, the last of them empty."""
-    from distillation.evaluation import Reliability
+    from distillation.evaluation.reliability import Reliability
 
     confidence = [(place + 0.5) / 15 for place in range(14)]
     return Reliability(
@@ -93,7 +96,7 @@ def _reliability():
 
 def _passages(names):
     """A passage of six stretches whose teacher always needs two bits."""
-    from distillation.evaluation import PassageView
+    from distillation.evaluation.token_view import PassageView
 
     stretches = ("Return", " a", " new <list>", "\n\n", "    déjà", " vu")
     extra = {"distilled": (0.0, 0.9, 1.5, 3.0, 9.0, -1.5), "text_only": (1.0, 2.0, 4.0, 8.0, 0.5, None)}
@@ -112,8 +115,8 @@ def make_evaluation():
 
     def make(continuation: str = " the items of the list.", **bits: float):
         from distillation.config import EvaluationSettings
-        from distillation.evaluation import Evaluation
         from distillation.evaluation.evaluate import with_gap_closed
+        from distillation.evaluation.result import Evaluation
 
         results = {name: _result(name, value, continuation=continuation) for name, value in bits.items()}
         return Evaluation(

@@ -11,7 +11,7 @@ from comparison_bits import BITS, SEEDS
 from distillation.comparison import Comparison
 from distillation.comparison.chosen import chosen_evaluation, chosen_student
 from distillation.config import EvaluationSettings
-from distillation.evaluation import completeness
+from distillation.evaluation.result import completeness
 from distillation.report.comparison_words import against_best, against_control, details, sentence
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from distillation.config import ContractSettings, CorpusSettings
-from distillation.corpus import load_corpus, read_corpus, save_corpus
+from distillation.corpus.corpus import read_corpus, save_corpus
 from distillation.corpus.documents import Document, is_held_out
+from distillation.corpus.loading import load_corpus
 from distillation.errors import CorpusError
 
 SHARE = 0.1

@@ -6,9 +6,9 @@ import json
 from random import Random
 
 from distillation.config import CorpusSettings
-from distillation.corpus import load_corpus
 from distillation.corpus.documentation import _language_reference, _python_files
 from distillation.corpus.labels import source_labels
+from distillation.corpus.loading import load_corpus
 
 
 def test_the_parts_of_the_documentation():

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from distillation.config import CorpusSettings
-from distillation.corpus import load_corpus
 from distillation.corpus.documents import Document, is_held_out
+from distillation.corpus.loading import load_corpus
 from distillation.errors import CorpusError
 
 WORDS = (

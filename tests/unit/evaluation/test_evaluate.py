@@ -11,16 +11,10 @@ from pydantic import ValidationError
 
 from distillation.config import EvaluationSettings, ModelReference, ModelSettings, Settings
 from distillation.errors import JobError, ModelError
-from distillation.evaluation import (
-    Evaluation,
-    ModelResult,
-    bits_per_byte,
-    completeness,
-    evaluate_models,
-    flat_metrics,
-    measure_student,
-)
+from distillation.evaluation.bits_per_byte import bits_per_byte
+from distillation.evaluation.evaluate import evaluate_models, measure_student
 from distillation.evaluation.loading import decided, load_for_evaluation
+from distillation.evaluation.result import Evaluation, ModelResult, completeness, flat_metrics
 from distillation.models import load_model, load_tokenizer
 from distillation.probing.decision import decide
 from distillation.report.page import report_page

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillation.evaluation import measure_speed
 from distillation.evaluation import memory as measure
 from distillation.evaluation.samples import greedy_token
+from distillation.evaluation.speed import measure_speed
 
 MIB = 2**20
 needs_linux = pytest.mark.skipif(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from distillation.config import ModelReference
-from distillation.evaluation import continue_prompts, measure_speed
-from distillation.evaluation.speed import count_parameters, size_on_disk
+from distillation.evaluation.samples import continue_prompts
+from distillation.evaluation.speed import count_parameters, measure_speed, size_on_disk
 from distillation.models import load_model
 
 

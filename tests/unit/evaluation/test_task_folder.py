@@ -14,7 +14,9 @@ import yaml
 
 from distillation.config import EvaluationSettings, ModelReference, parse_settings
 from distillation.errors import SettingsError
-from distillation.evaluation import check_tasks, completeness, measure_tasks, prepared_tasks
+from distillation.evaluation.result import completeness
+from distillation.evaluation.task_folder import check_tasks
+from distillation.evaluation.tasks import measure_tasks, prepared_tasks
 from distillation.models import load_model, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from distillation.config import EvaluationSettings, ModelReference
-from distillation.evaluation import measure_tasks, prepared_tasks
+from distillation.evaluation.tasks import measure_tasks, prepared_tasks
 from distillation.evaluation.undisturbed import undisturbed
 from distillation.models import load_model, load_tokenizer
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from distillation.config import Settings, parse_settings
-from distillation.corpus import CorpusReport
+from distillation.corpus.corpus import CorpusReport
 from tracking.lineage import dataset_records
 from tracking.runs import Recorder, RunSpec
 

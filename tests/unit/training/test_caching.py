@@ -21,13 +21,13 @@ from safetensors.torch import load_file
 
 from distillation.alignment import Aligner
 from distillation.config import ObjectiveSettings, Settings, TermWeights
-from distillation.corpus import Corpus
-from distillation.corpus.corpus import fingerprint_of
+from distillation.corpus.corpus import Corpus, fingerprint_of
 from distillation.errors import JobError
 from distillation.metrics_log import read_metrics
 from distillation.teacher.cache import CacheReader, TeacherCache
-from distillation.training import prepare_job, run_job
 from distillation.training.caching import fill_cache, prepare_cache
+from distillation.training.job import prepare_job
+from distillation.training.run import run_job
 
 ROOT = Path(__file__).resolve().parents[3]
 

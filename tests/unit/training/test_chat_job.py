@@ -11,11 +11,13 @@ import pytest
 
 from distillation.alignment import PairEncoder, build_aligner
 from distillation.config import parse_settings
-from distillation.corpus import load_corpus, read_corpus
+from distillation.corpus.corpus import read_corpus
+from distillation.corpus.loading import load_corpus
 from distillation.errors import AlignmentError
 from distillation.metrics_log import read_metrics
 from distillation.models import configured_output_rows, load_tokenizer
-from distillation.training import prepare_job, run_job
+from distillation.training.job import prepare_job
+from distillation.training.run import run_job
 from distillation.training.windows import LengthBatchedSampler, make_windows
 
 TEACHER = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}{{ eos_token }}\n{% endfor %}"

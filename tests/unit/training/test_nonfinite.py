@@ -14,14 +14,15 @@ from training_settings import make_settings
 
 from distillation.alignment import build_aligner
 from distillation.config import CacheSettings, ModelReference
-from distillation.corpus import load_corpus
 from distillation.corpus.documents import Document, is_held_out
+from distillation.corpus.loading import load_corpus
 from distillation.errors import JobError, ModelError
 from distillation.finite import nonfinite_tensor
 from distillation.metrics_log import read_metrics
 from distillation.models import load_model, load_pair, load_tokenizer
-from distillation.training import prepare_job, run_job
 from distillation.training.caching import fill_cache, prepare_cache
+from distillation.training.job import prepare_job
+from distillation.training.run import run_job
 
 MARK = "☃"
 """Its last byte is a token that no other text has."""

@@ -15,13 +15,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from distillation.alignment import build_aligner
 from distillation.config import EvaluationSettings, ModelReference
-from distillation.corpus import load_corpus
+from distillation.corpus.loading import load_corpus
 from distillation.errors import ModelError
-from distillation.evaluation import evaluate_models
+from distillation.evaluation.evaluate import evaluate_models
 from distillation.evaluation.logits import reads_later_tokens
 from distillation.evaluation.speed import measure_speed
 from distillation.models import load_model, load_pair
-from distillation.training import prepare_job, run_job
+from distillation.training.job import prepare_job
+from distillation.training.run import run_job
 from distillation.training.trial import make_savable, try_saving
 
 SIZES: dict[str, dict[str, Any]] = {

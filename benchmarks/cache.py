@@ -38,7 +38,7 @@ def measure(settings: Settings, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Return a row for text alone, for the live teacher and for each kind of cache."""
     from distillation.alignment import build_aligner
     from distillation.corpus.loading import load_corpus
-    from distillation.models import load_pair
+    from distillation.models.load import load_pair
     from distillation.training.caching import fill_cache, prepare_cache
     from distillation.training.job import prepare_job
     from distillation.training.run import run_job

@@ -357,8 +357,8 @@ class ModelKind(Kind):
     def read(self, folder: Path) -> None:
         """Read the case."""
         from distillation.config import ModelReference
-        from distillation.models import load_model, load_tokenizer
-        from distillation.probing.preflight import check_model
+        from distillation.models.inspect.preflight import check_model
+        from distillation.models.load import load_model, load_tokenizer
 
         reference = ModelReference(path=str(folder / "model"))
         check_model(reference, "student")
@@ -379,7 +379,7 @@ class ModelKind(Kind):
 
     def _teacher(self) -> Any:
         from distillation.config import ModelReference
-        from distillation.models import load_tokenizer
+        from distillation.models.load import load_tokenizer
 
         if not hasattr(self, "_loaded"):
             self._loaded = load_tokenizer(ModelReference(path=str(self.base / "teacher")), "teacher")
@@ -520,7 +520,7 @@ def _make_job_and_cache(base: Path) -> None:
     from distillation.alignment import build_aligner
     from distillation.config import parse_settings
     from distillation.corpus.loading import load_corpus
-    from distillation.models import load_pair
+    from distillation.models.load import load_pair
     from distillation.training.caching import fill_cache, prepare_cache
     from distillation.training.job import prepare_job
     from distillation.training.run import run_job

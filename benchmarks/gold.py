@@ -58,7 +58,7 @@ def make_pair(options: argparse.Namespace, settings: Settings) -> Settings:
 def _train_on_text(settings: Settings, models: dict[str, Any], num_steps: int, folder: Path) -> None:
     """Train the `student` of `models` on text alone into `folder`."""
     from distillation.corpus.loading import load_corpus
-    from distillation.models import load_pair
+    from distillation.models.load import load_pair
     from distillation.training.job import prepare_job
     from distillation.training.run import run_job
 
@@ -101,7 +101,7 @@ def measure(
     """Train the student by some systems for each seed; return bits per byte, tokens/s and MiB by name."""
     from distillation.alignment import build_aligner
     from distillation.corpus.loading import load_corpus
-    from distillation.models import load_pair
+    from distillation.models.load import load_pair
 
     models = settings.models
     tokenizers, rows = load_pair(models)
@@ -141,7 +141,7 @@ def _train_ours(settings: Settings, corpus: Any, aligner: Any, folder: Path) -> 
 def _train_gold(name: str, settings: Settings, corpus: Any, folder: Path) -> tuple[Path, dict[str, float]]:
     """Train by GOLD in a process of its own, on the windows that ours sees."""
     from distillation.alignment import PairEncoder
-    from distillation.models import load_tokenizer, resolve_path, start_token_id
+    from distillation.models.load import load_tokenizer, resolve_path, start_token_id
     from distillation.training.windows import LengthBatchedSampler, make_windows
 
     training, models = settings.training, settings.models

@@ -41,7 +41,7 @@ def train_gold(job_dir: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.experimental.gold import GOLDConfig, GOLDTrainer
 
-    from distillation.evaluation.memory import peak_bytes
+    from distillation.models.peak_memory import peak_bytes
 
     job = json.loads((job_dir / "job.json").read_text())
     training, (text_weight, teacher_weight) = job["training"], job["weights"]

@@ -76,7 +76,7 @@ def make_case(options: argparse.Namespace) -> Case:
 
     from distillation.alignment import PairEncoder, build_aligner
     from distillation.config import ObjectiveSettings
-    from distillation.models import start_token_id
+    from distillation.models.load import start_token_id
     from distillation.objectives.batch import BatchView, StudentOutput
     from distillation.objectives.distillation import DistillationObjective
     from distillation.objectives.targets import tail_rows
@@ -311,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parse(given)
     if options.memory_of:
-        from distillation.evaluation.memory import peak_growth
+        from distillation.models.peak_memory import peak_growth
 
         case = make_case(options)
         # Once: a second run would find the gradients of the first.

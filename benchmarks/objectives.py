@@ -81,7 +81,7 @@ class Comparison:
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         from distillation.corpus.loading import load_corpus
-        from distillation.models import load_pair
+        from distillation.models.load import load_pair
 
         self.settings, self.folder = settings, folder
         self.results_path = folder / "results.json"

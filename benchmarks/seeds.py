@@ -30,7 +30,7 @@ def measure(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
     """Train every variant for every seed and return bits per byte by name."""
     from distillation.alignment import build_aligner
     from distillation.corpus.loading import load_corpus
-    from distillation.models import load_pair
+    from distillation.models.load import load_pair
     from distillation.training.job import prepare_job
     from distillation.training.run import run_job
 
@@ -77,7 +77,7 @@ def to_stderr(line: str) -> None:
 def bits_of(reference: Any, role: Any, settings: Settings, texts: Sequence[str]) -> float:
     """Return the bits per byte of a model on `texts`."""
     from distillation.evaluation.bits_per_byte import bits_per_byte
-    from distillation.models import load_model, load_tokenizer
+    from distillation.models.load import load_model, load_tokenizer
 
     model = load_model(reference, role, dtype="float32")
     limits = settings.evaluation

@@ -119,7 +119,7 @@ def prepare(raw: str, folder: str) -> int:
     from distillation.alignment import build_aligner
     from distillation.config import parse_settings
     from distillation.corpus.loading import load_corpus
-    from distillation.models import load_pair
+    from distillation.models.load import load_pair
     from distillation.training.caching import prepare_cache
     from distillation.training.job import prepare_job
 

@@ -19,8 +19,8 @@ from distillation.config import ModelReference
 from distillation.console import print_anything
 from distillation.errors import AlignmentError, DistillationError, InputError, ModelError, one_line, shorten
 from distillation.hub import answer_within
-from distillation.model_files import check_files
-from distillation.models import Role, load_tokenizer, resolve_path
+from distillation.models.files import check_files
+from distillation.models.load import Role, load_tokenizer, resolve_path
 from distillation.reading import parse_json, printable, read_json, reading_by_libraries
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ or in a function, directly or through others, and the packages around them. Not 
 
 - imports below `if TYPE_CHECKING`: they never run;
 - what a package's `__init__` only hands on (its `__all__`), where nobody asks for it: whoever imports
-  `distillation.evaluation.logits` does not depend on `distillation.evaluation.speed`. A name that is asked
+  `distillation.models.lm_head` does not depend on `distillation.evaluation.speed`. A name that is asked
   for is followed to the module that defines it, also where the package loads its names on first use.
 
 Files of a package that are no Python, such as templates, count with the package.

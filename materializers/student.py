@@ -18,7 +18,7 @@ from zenml.utils import io_utils
 
 from distillation.errors import JobError
 from distillation.fingerprint import digest_of, digest_of_directory
-from distillation.probing.decision import Decision
+from distillation.models.decision import Decision
 from distillation.training.student import Student
 
 if TYPE_CHECKING:

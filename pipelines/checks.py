@@ -33,7 +33,7 @@ def check_distillation(raw: Mapping[str, Any]) -> Settings:
         )
     uri = check_tracking(settings.tracking)
     from distillation.evaluation.task_folder import check_tasks
-    from distillation.probing import check_pair
+    from distillation.models.inspect.preflight import check_pair
 
     check_tasks(settings.evaluation)
     for warning in check_pair(settings):
@@ -53,7 +53,7 @@ def check_comparison(raw: Mapping[str, Any]) -> ComparisonSettings:
     uri = check_tracking(settings.tracking)
     from distillation.comparison import make_plan
     from distillation.evaluation.task_folder import check_tasks
-    from distillation.probing import check_pair
+    from distillation.models.inspect.preflight import check_pair
 
     check_tasks(settings.evaluation)
     plan = make_plan(settings)

@@ -23,7 +23,7 @@ from distillation.fingerprint import digest_of, digest_of_directory
 
 def models_fingerprint(models: ModelSettings) -> str:
     """Return the hash of both models' files, or of their names and revisions on the hub."""
-    from distillation.models import model_digest
+    from distillation.models.load import model_digest
 
     return digest_of([model_digest(models.teacher, "teacher"), model_digest(models.student, "student")])
 
@@ -32,7 +32,7 @@ def machine_fingerprint() -> str:
     """Return the hash of what the probes find out about this machine, apart from free memory."""
     import torch
 
-    from distillation.probing.device import processor_bfloat16
+    from distillation.models.device import processor_bfloat16
 
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return digest_of([platform.machine(), platform.system(), names, processor_bfloat16()])

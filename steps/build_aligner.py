@@ -9,7 +9,7 @@ from zenml.types import HTMLString
 
 from distillation.alignment import Aligner, TokenizerAudit
 from distillation.config import AlignmentSettings, ModelReference, TrackingSettings
-from distillation.probing import ModelProbe
+from distillation.models.inspect.probe import ModelProbe
 from steps.caching import ALIGNMENT_CACHE
 from steps.recording import record_pages
 from steps.types import Corpus
@@ -37,7 +37,7 @@ def build_aligner(
     """Build the aligner of `alignment.strategy` and measure what it can use on this corpus."""
     from distillation.alignment import audit_tokenizers, build_schedule
     from distillation.alignment.cache import KEPT_ALIGNERS
-    from distillation.models import load_tokenizer
+    from distillation.models.load import load_tokenizer
     from distillation.report.audit import audit_page
 
     tokenizers = load_tokenizer(teacher, "teacher"), load_tokenizer(student, "student")

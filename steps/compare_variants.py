@@ -14,7 +14,7 @@ from distillation.comparison.search import Found
 from distillation.config import ComparisonSettings
 from distillation.errors import ComparisonError
 from distillation.evaluation.result import Evaluation
-from distillation.probing import ModelProbe
+from distillation.models.inspect.probe import ModelProbe
 from distillation.training.student import Student
 from steps.comparison_outcome import outcome_of
 from steps.comparison_record import record_comparison

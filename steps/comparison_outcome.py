@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from distillation.config import ComparisonSettings
     from distillation.corpus.corpus import Corpus
     from distillation.evaluation.result import Evaluation
-    from distillation.probing import ModelProbe
+    from distillation.models.inspect.probe import ModelProbe
 
 
 def outcome_of(

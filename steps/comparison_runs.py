@@ -49,7 +49,7 @@ def comparison_run_spec(settings: ComparisonSettings, pipeline_run: str) -> RunS
 
 def _identity(settings: ComparisonSettings) -> str:
     """Return the digest of what makes a comparison another one."""
-    from distillation.models import model_digest
+    from distillation.models.load import model_digest
 
     models = settings.models
     digests = [model_digest(models.teacher, "teacher"), model_digest(models.student, "student")]

@@ -10,7 +10,7 @@ from zenml.types import HTMLString
 from distillation.alignment import TokenizerAudit
 from distillation.config import Settings
 from distillation.evaluation.result import Evaluation
-from distillation.probing import ModelProbe
+from distillation.models.inspect.probe import ModelProbe
 from distillation.training.student import Student
 from steps.caching import EVALUATION_CACHE
 from steps.console import hide_loading_bars

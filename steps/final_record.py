@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from distillation.config import ModelSettings, Settings
     from distillation.corpus.corpus import Corpus
     from distillation.evaluation.result import Evaluation
-    from distillation.probing import ModelProbe
+    from distillation.models.inspect.probe import ModelProbe
     from distillation.report.histories import History
     from distillation.training.student import Student
 
@@ -69,7 +69,7 @@ def run_pages(
     corpus: Corpus,
 ) -> dict[str, str]:
     """Return the texts of a run by their path."""
-    from distillation.probing import probe_page
+    from distillation.models.inspect.probe import probe_page
     from distillation.report.audit import audit_page
 
     return {
@@ -112,7 +112,7 @@ def _record_outcome(
 def outcome_tags(evaluation: Evaluation, corpus: Corpus, models: ModelSettings) -> dict[str, str]:
     """Return the tags by which promotion and people judge a run: text, device, models, completeness."""
     from distillation.evaluation.result import completeness
-    from distillation.models import model_digest
+    from distillation.models.load import model_digest
 
     return {
         **corpus_tags(corpus.report),

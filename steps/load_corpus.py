@@ -31,7 +31,7 @@ def load_corpus(
 ]:
     """Load, split and check the documents; `fingerprint` stands for the content of the sources."""
     from distillation.corpus.loading import load_corpus as load
-    from distillation.models import load_tokenizer
+    from distillation.models.load import load_tokenizer
 
     tokenizers = {
         "teacher": load_tokenizer(teacher, "teacher"),

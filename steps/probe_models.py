@@ -8,7 +8,7 @@ from zenml import step
 from zenml.types import HTMLString
 
 from distillation.config import ModelSettings, TrackingSettings
-from distillation.probing import ModelProbe
+from distillation.models.inspect.probe import ModelProbe
 from steps.caching import PROBING_CACHE
 from steps.recording import record_pages
 
@@ -24,7 +24,7 @@ def probe_models(
     """Probe both models; `fingerprint` stands for their files and for this machine."""
     from rich.console import Console
 
-    from distillation.probing import probe_model, probe_page, probe_table
+    from distillation.models.inspect.probe import probe_model, probe_page, probe_table
 
     teacher = probe_model(models.teacher, "teacher", device=models.device)
     student = probe_model(models.student, "student", device=models.device)

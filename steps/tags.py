@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distillation.config import TEXT_ALONE, Settings
-from distillation.probing.decision import Decision
+from distillation.models.decision import Decision
 from tracking.provenance import code_tags
 
 

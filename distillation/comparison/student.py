@@ -12,7 +12,7 @@ from distillation.comparison.result import VALIDATION_BITS
 from distillation.errors import InputError, one_line
 from distillation.evaluation.result import ModelResult
 from distillation.fingerprint import digest_of, digest_of_directory
-from distillation.models import model_digest
+from distillation.models.load import model_digest
 from distillation.seals import read_sealed, write_sealed
 from distillation.sources import digest_of_sources
 

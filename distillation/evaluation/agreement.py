@@ -25,7 +25,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from distillation.errors import AlignmentError
-from distillation.evaluation.logits import LogitsReader, evaluating
+from distillation.models.lm_head import LogitsReader, evaluating
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +83,7 @@ def measure_agreement(
     from distillation.alignment.build import build_aligner
     from distillation.alignment.cutting import cut_pair
     from distillation.alignment.pairs import PairEncoder
-    from distillation.models import start_token_id
+    from distillation.models.load import start_token_id
 
     teacher_start, student_start = start_token_id(teacher_tokenizer), start_token_id(student_tokenizer)
     if teacher_start is None or student_start is None:

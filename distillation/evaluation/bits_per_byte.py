@@ -30,8 +30,8 @@ import numpy as np
 
 from distillation.alignment.plain_text import PlainText
 from distillation.errors import CorpusError, SettingsError
-from distillation.evaluation.logits import LogitsReader, evaluating, num_input_rows
 from distillation.evaluation.reliability import ConfidenceTally, Reliability
+from distillation.models.lm_head import LogitsReader, evaluating, num_input_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,7 +100,7 @@ def bits_per_byte(
         SettingsError: the stride or the window does not fit.
         CorpusError: the texts hold nothing to score.
     """
-    from distillation.models import start_token_id
+    from distillation.models.load import start_token_id
 
     _check_lengths(model, max_length, stride)
     start = start_token_id(tokenizer)

@@ -49,7 +49,7 @@ from distillation.evaluation.token_view import (
 )
 
 if TYPE_CHECKING:
-    from distillation.probing.decision import TeacherDecision
+    from distillation.models.decision import TeacherDecision
 
 Progress = Callable[[str, int, int], None]
 """Told (what is being measured, steps done, steps in all)."""

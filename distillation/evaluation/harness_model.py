@@ -27,8 +27,8 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
 from distillation.alignment.plain_text import PlainText
-from distillation.evaluation.logits import LogitsReader, evaluating, num_input_rows
-from distillation.models import start_token_id
+from distillation.models.lm_head import LogitsReader, evaluating, num_input_rows
+from distillation.models.load import start_token_id
 
 DEFAULT_LENGTH = 2048
 """Longest input of a model that does not say how much it holds."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from distillation.config import ModelReference, ModelSettings
 
 if TYPE_CHECKING:
-    from distillation.probing.decision import TeacherDecision
+    from distillation.models.decision import TeacherDecision
 
 
 def as_reference(source: str | Path | ModelReference) -> ModelReference:
@@ -19,7 +19,7 @@ def as_reference(source: str | Path | ModelReference) -> ModelReference:
 
 def directory_of(reference: ModelReference, role: Literal["teacher", "student"]) -> str:
     """Return the directory of the model, or its name on the hub."""
-    from distillation.models import resolve_path
+    from distillation.models.load import resolve_path
 
     return resolve_path(reference, role)
 
@@ -39,7 +39,7 @@ def decided(
         SettingsError: the device or the number format asked for is not to be had.
         ModelError: the teacher's configuration cannot be read.
     """
-    from distillation.probing.decision import decide_teacher
+    from distillation.models.decision import decide_teacher
 
     if decision is None:
         models = {"teacher": as_reference(teacher), "device": device}
@@ -59,8 +59,8 @@ def load_for_evaluation(
     Raises:
         ModelError: it cannot be loaded.
     """
-    from distillation.models import load_model, load_tokenizer
-    from distillation.probing.device import choose_dtype
+    from distillation.models.device import choose_dtype
+    from distillation.models.load import load_model, load_tokenizer
 
     reference, device = as_reference(source), decision.device
     tokenizer = load_tokenizer(reference, role)

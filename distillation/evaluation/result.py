@@ -28,7 +28,7 @@ from distillation.evaluation.samples import Sample
 from distillation.evaluation.speed import Speed
 from distillation.evaluation.tasks import TaskResult
 from distillation.evaluation.token_view import PassageView
-from distillation.probing.decision import Decision, TeacherDecision
+from distillation.models.decision import Decision, TeacherDecision
 
 TEACHER = "teacher"
 TEXT_ONLY = "text_only"

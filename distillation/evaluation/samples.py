@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from distillation.alignment.plain_text import PlainText
-from distillation.evaluation.logits import evaluating, num_input_rows
+from distillation.models.lm_head import evaluating, num_input_rows
 
 
 class Sample(BaseModel):
@@ -56,7 +56,7 @@ def continue_prompts(
 
 
 def _prompt_ids(model: Any, tokenizer: Any, prompt: str, num_new_tokens: int) -> list[int]:
-    from distillation.models import start_token_id
+    from distillation.models.load import start_token_id
 
     [ids] = PlainText(tokenizer, num_input_rows(model)).ids([prompt])
     start = start_token_id(tokenizer)

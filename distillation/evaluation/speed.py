@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from distillation.evaluation.logits import evaluating
-from distillation.evaluation.memory import bytes_of_weights, peak_growth
 from distillation.evaluation.samples import greedy_token, write_greedily
+from distillation.models.lm_head import evaluating
+from distillation.models.peak_memory import bytes_of_weights, peak_growth
 
 NUM_REPEATS = 8
 """Timed runs after the warm-up; the fastest counts."""

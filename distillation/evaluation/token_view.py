@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict
 
 from distillation.evaluation.bits_per_byte import encode_documents, score_windows, split_into_windows
 from distillation.evaluation.groups import text_kind
-from distillation.evaluation.logits import LogitsReader, evaluating, num_input_rows
+from distillation.models.lm_head import LogitsReader, evaluating, num_input_rows
 
 PASSAGE_CHARACTERS = 1200
 """About one screen of a telephone."""
@@ -116,7 +116,7 @@ def read_passages(
     import torch
 
     from distillation.alignment.token_bytes import tokens_as_bytes
-    from distillation.models import start_token_id
+    from distillation.models.load import start_token_id
 
     tokens = tokens_as_bytes(tokenizer)
     start = start_token_id(tokenizer)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from distillation.config import DIVERGENCES, ObjectiveSettings
+from distillation.models.decision import ChunkSizes, chunk_sizes_of
 from distillation.objectives.batch import BatchView, StudentOutput, stage_suffix
 from distillation.objectives.cached import CachedTargets
 from distillation.objectives.gold import GoldTerm
@@ -34,7 +35,6 @@ from distillation.objectives.likelihood import LikelihoodTerm
 from distillation.objectives.logit_terms import LogitTerms
 from distillation.objectives.targets import TargetSource
 from distillation.objectives.uld import UldTerm
-from distillation.probing.decision import ChunkSizes, chunk_sizes_of
 from distillation.teacher.cached import CachedTeacher
 
 if TYPE_CHECKING:

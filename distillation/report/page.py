@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from distillation.alignment.audit import TokenizerAudit
     from distillation.config import Settings
     from distillation.corpus.corpus import CorpusReport
-    from distillation.probing import ModelProbe
+    from distillation.models.inspect.probe import ModelProbe
 
 QUALITY_COLUMNS = ("Model", "Bits per byte", "Gap closed", "Top-1 agreement", "KL, nats", "Calibration error")
 SPEED_COLUMNS = (
@@ -191,7 +191,7 @@ def _probe_fragment(probes: Sequence[ModelProbe]) -> Any:
         return None
     from markupsafe import Markup
 
-    from distillation.probing import probe_page
+    from distillation.models.inspect.probe import probe_page
 
     return Markup(probe_page(probes))
 

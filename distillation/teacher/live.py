@@ -24,7 +24,7 @@ from distillation.alignment.teacher_rows import (
     logits_at,
     tile_columns,
 )
-from distillation.evaluation.logits import LogitsReader
+from distillation.models.lm_head import LogitsReader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

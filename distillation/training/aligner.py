@@ -13,7 +13,7 @@ def make_aligner(settings: Settings) -> Aligner:
     """Return the aligner of `settings`, kept from an earlier call if there was one."""
     from distillation.alignment import build_schedule
     from distillation.alignment.cache import KEPT_ALIGNERS
-    from distillation.models import load_pair
+    from distillation.models.load import load_pair
 
     tokenizers, rows = load_pair(settings.models)
     return build_schedule(settings.alignment.stages, *tokenizers.values(), **rows, cache_dir=KEPT_ALIGNERS)

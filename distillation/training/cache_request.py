@@ -19,8 +19,8 @@ from distillation.errors import DistillationError, JobError, one_line, reason_of
 from distillation.files import new_directory, write_atomically
 from distillation.fingerprint import digest_of
 from distillation.locks import exclusive
-from distillation.models import located, model_digest
-from distillation.probing.decision import TeacherDecision, decide_teacher
+from distillation.models.decision import TeacherDecision, decide_teacher
+from distillation.models.load import located, model_digest
 from distillation.reading import read_bytes, read_json
 from distillation.training.inputs import check_inputs, without_places, write_inputs
 

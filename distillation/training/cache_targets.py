@@ -19,7 +19,7 @@ from torch import Tensor
 from distillation.config import DIVERGENCES, CacheSettings, Settings
 from distillation.errors import InputError, ModelError, one_line, shorten
 from distillation.files import write_atomically
-from distillation.models import load_model, need_start_token_id
+from distillation.models.load import load_model, need_start_token_id
 from distillation.objectives.batch import BatchView, StudentOutput
 from distillation.objectives.chunked import even_chunks
 from distillation.objectives.targets import ChunkTargets, TargetSource
@@ -33,7 +33,7 @@ from distillation.training.windows import WindowCollator
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
     from distillation.alignment.pairs import EncodedPair
-    from distillation.probing.decision import TeacherDecision
+    from distillation.models.decision import TeacherDecision
 
 logger = logging.getLogger(__name__)
 CHUNK_ELEMENTS = 1 << 24

@@ -28,7 +28,7 @@ from distillation.console import leave_bars, print_anything
 from distillation.errors import DistillationError, JobError, one_line
 from distillation.files import storing, write_json
 from distillation.fingerprint import digest_of
-from distillation.models import model_digest
+from distillation.models.load import model_digest
 from distillation.sources import digest_of_sources
 from distillation.stopping import working_on
 from distillation.teacher.cache import CacheReader, CacheStore, TeacherCache, shard_name
@@ -62,7 +62,7 @@ def fill_cache(request: str | Path, *, on_estimate: Callable[[str], None] = prin
         ModelError: the teacher cannot be loaded.
         CorpusError: no window can be made of the corpus.
     """
-    from distillation.probing.quiet import quiet_libraries
+    from distillation.quiet import quiet_libraries
 
     with storing(_root(Path(request)), "cache.output_dir"), quiet_libraries() as messages:
         cache = _Filling(Path(request)).run(on_estimate)
@@ -82,7 +82,7 @@ class _Filling:
     def __init__(self, request: Path) -> None:
         from distillation.alignment import PairEncoder, load_aligner
         from distillation.corpus.corpus import read_corpus
-        from distillation.models import load_tokenizer
+        from distillation.models.load import load_tokenizer
         from distillation.training.windows import make_windows
 
         settings, decision = read_request(request)
@@ -241,7 +241,7 @@ class _Filling:
 
     def _identity(self) -> dict[str, Any]:
         """Return what determines the content. Windows stand for themselves, by their hash."""
-        from distillation.models import start_token_id
+        from distillation.models.load import start_token_id
 
         settings, cache = self.settings, self.cache
         terms = settings.objective.terms.active

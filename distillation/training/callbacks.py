@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import ProgressCallback, TrainerCallback
 
-from distillation.evaluation.memory import peak_bytes, restart_peak
 from distillation.metrics_log import METRICS_FILE, MetricsLog
+from distillation.models.peak_memory import peak_bytes, restart_peak
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments

@@ -8,7 +8,7 @@ from typing import Any
 
 from distillation.config import ModelReference
 from distillation.errors import InputError, JobError, ModelError, reason_of
-from distillation.models import Role, model_digest, resolve_path
+from distillation.models.load import Role, model_digest, resolve_path
 from distillation.seals import digests_of_files, first_fault, read_sealed, write_sealed
 
 INPUTS_FILE = "inputs.json"

@@ -35,8 +35,8 @@ from distillation.errors import InputError, JobError, one_line, reason_of
 from distillation.files import new_directory, write_atomically
 from distillation.fingerprint import digest_of
 from distillation.locks import exclusive
-from distillation.models import located, model_digest
-from distillation.probing.decision import NOT_HASHED, Decision, decide
+from distillation.models.decision import NOT_HASHED, Decision, decide
+from distillation.models.load import located, model_digest
 from distillation.reading import read_bytes
 from distillation.seals import read_sealed, write_sealed
 from distillation.sources import digest_of_sources

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from distillation.errors import JobError, shorten
 from distillation.files import write_atomically, write_json
-from distillation.finite import nonfinite_tensor
+from distillation.models.finite import nonfinite_tensor
 from distillation.teacher.cached import CachedTeacher
 
 if TYPE_CHECKING:

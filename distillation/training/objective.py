@@ -32,7 +32,7 @@ def load_objective(
         ModelError: the teacher cannot be loaded, or a model cannot give what a term needs.
     """
     from distillation.alignment import load_aligner
-    from distillation.models import load_model
+    from distillation.models.load import load_model
     from distillation.objectives.distillation import DistillationObjective
     from distillation.teacher.cached import CachedTeacher
     from distillation.teacher.live import LiveTeacher
@@ -66,7 +66,7 @@ def load_objective(
 
 def _check_maps(model: PreTrainedModel, role: str) -> None:
     """Refuse a model that silently returns no attention maps, as some implementations do."""
-    from distillation.probing.attention import attention_maps_problem
+    from distillation.models.inspect.attention import attention_maps_problem
 
     problem = attention_maps_problem(model)
     if problem:
@@ -80,7 +80,7 @@ def _modules(job: Job, aligner: Aligner, teacher: PreTrainedModel, student: PreT
     """Return what is trained beside the student: companions of aligners, projections of hidden states."""
     from torch import nn
 
-    from distillation.evaluation.logits import LogitsReader
+    from distillation.models.lm_head import LogitsReader
     from distillation.objectives.companions import build_companion
     from distillation.objectives.layers import build_projections
 

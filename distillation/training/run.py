@@ -93,7 +93,7 @@ def run_job(
     if finished is not None:
         return finished
     should_wait = job.training.when_busy == "wait" if wait is None else wait
-    from distillation.probing.quiet import quiet_libraries
+    from distillation.quiet import quiet_libraries
 
     with (
         storing(directory, "training.output_dir"),
@@ -172,7 +172,7 @@ class TrainingRun:
 
         from distillation.alignment import PairEncoder
         from distillation.corpus.corpus import read_corpus
-        from distillation.models import load_model, load_tokenizer, rows_of_pair
+        from distillation.models.load import load_model, load_tokenizer, rows_of_pair
         from distillation.training.objective import load_objective
         from distillation.training.trial import make_savable, name_of
         from distillation.training.windows import make_windows, remedy_for
@@ -254,7 +254,7 @@ class TrainingRun:
         return self.job.training.least_targets if has_targets and not self.is_control else None
 
     def _collator(self) -> WindowCollator | CachedCollator:
-        from distillation.models import need_start_token_id
+        from distillation.models.load import need_start_token_id
         from distillation.training.windows import WindowCollator
 
         student_start = need_start_token_id(self.student_tokenizer, "student")

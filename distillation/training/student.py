@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distillation.probing.decision import Decision
+from distillation.models.decision import Decision
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from transformers import Trainer
 
 from distillation.errors import JobError
 from distillation.evaluation.bits_per_byte import bits_per_byte
-from distillation.evaluation.logits import LogitsReader
+from distillation.models.lm_head import LogitsReader
 from distillation.objectives.batch import IGNORED, StudentOutput, stage_suffix
 from distillation.objectives.distillation import DistillationObjective
 from distillation.training import nonfinite

@@ -22,7 +22,7 @@ from distillation.evaluation.samples import continue_prompts, greedy_token, writ
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from distillation.models import Role
+    from distillation.models.load import Role
 
 logger = logging.getLogger(__name__)
 NUM_TOKENS = 2

@@ -29,7 +29,7 @@ from distillation.alignment.chat import ChatEncoder
 from distillation.alignment.cutting import cut_pair
 from distillation.alignment.pairs import EncodedPair, PairEncoder
 from distillation.alignment.spans import group_ids
-from distillation.models import start_token_id
+from distillation.models.load import start_token_id
 from distillation.objectives.batch import IGNORED, stage_suffix
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from distillation.alignment import PairEncoder, build_aligner
 from distillation.config import Settings, parse_settings
 from distillation.corpus.loading import load_corpus
 from distillation.metrics_log import read_metrics
-from distillation.models import load_tokenizer
+from distillation.models.load import load_tokenizer
 from distillation.training.job import prepare_job
 from distillation.training.run import run_job
 

@@ -16,7 +16,7 @@ def sure_student_dir(tiny_student_dir, tmp_path_factory) -> Path:
     import torch
 
     from distillation.config import ModelReference
-    from distillation.models import load_model, load_tokenizer
+    from distillation.models.load import load_model, load_tokenizer
 
     reference = ModelReference(path=str(tiny_student_dir))
     model = load_model(reference, "student", dtype="float32")
@@ -50,7 +50,7 @@ def evaluation(tiny_teacher_dir, tiny_student_dir, sure_student_dir, english_doc
 def page(evaluation, tiny_teacher_dir, tiny_student_dir, english_documents):
     from distillation.alignment import audit_tokenizers
     from distillation.config import ModelReference, Settings
-    from distillation.models import load_tokenizer
+    from distillation.models.load import load_tokenizer
     from distillation.report.page import report_page
 
     teacher, student = (

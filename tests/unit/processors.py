@@ -10,7 +10,7 @@ VECTORS = {"avx512_f", "avx512_bf16"}
 
 def give_processor(monkeypatch: pytest.MonkeyPatch, features: set[str]) -> None:
     """Let the processor have these instructions, all of them allowed."""
-    monkeypatch.setattr("distillation.probing.device._processor_features", lambda: features)
-    monkeypatch.setattr("distillation.probing.device._system_allows_tiles", lambda: True)
+    monkeypatch.setattr("distillation.models.device._processor_features", lambda: features)
+    monkeypatch.setattr("distillation.models.device._system_allows_tiles", lambda: True)
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         monkeypatch.delenv(name, raising=False)

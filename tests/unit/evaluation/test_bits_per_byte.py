@@ -10,7 +10,7 @@ import torch
 
 from distillation.errors import CorpusError, SettingsError
 from distillation.evaluation.bits_per_byte import bits_per_byte, split_into_windows
-from distillation.evaluation.logits import LogitsReader
+from distillation.models.lm_head import LogitsReader
 
 
 def reference_bits(model, ids: list[int], first: int, context: int | None = None) -> float:

@@ -15,8 +15,8 @@ from distillation.evaluation.bits_per_byte import bits_per_byte
 from distillation.evaluation.evaluate import evaluate_models, measure_student
 from distillation.evaluation.loading import decided, load_for_evaluation
 from distillation.evaluation.result import Evaluation, ModelResult, completeness, flat_metrics
-from distillation.models import load_model, load_tokenizer
-from distillation.probing.decision import decide
+from distillation.models.decision import decide
+from distillation.models.load import load_model, load_tokenizer
 from distillation.report.page import report_page
 
 SETTINGS = EvaluationSettings(max_length=64, stride=48, batch_size=16, num_new_tokens=6, task_limit=10)
@@ -132,7 +132,7 @@ def test_the_recorded_formats_are_obeyed(evaluation, tiny_teacher_dir, tiny_stud
     recorded = evaluation.model_copy(update={"decision": decision})
     assert Evaluation.model_validate_json(recorded.model_dump_json()).decision == decision
     assert decision.summary in report_page(recorded)
-    monkeypatch.setattr("distillation.probing.decision.cuda_problem", lambda: "no CUDA device answers")
+    monkeypatch.setattr("distillation.models.decision.cuda_problem", lambda: "no CUDA device answers")
     elsewhere = decision.model_copy(update={"device": "cuda"})
     with pytest.raises(JobError, match=r"evaluation: it was begun on a GPU, .*; .* set models\.device"):
         evaluate_models({}, tiny_teacher_dir, [], SETTINGS, held_out_fingerprint="x", decision=elsewhere)

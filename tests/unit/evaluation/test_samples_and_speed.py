@@ -7,7 +7,7 @@ import torch
 from distillation.config import ModelReference
 from distillation.evaluation.samples import continue_prompts
 from distillation.evaluation.speed import count_parameters, measure_speed, size_on_disk
-from distillation.models import load_model
+from distillation.models.load import load_model
 
 
 def test_continuations_are_the_most_likely_tokens(llama, start_tokenizer):

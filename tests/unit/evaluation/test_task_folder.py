@@ -17,7 +17,7 @@ from distillation.errors import SettingsError
 from distillation.evaluation.result import completeness
 from distillation.evaluation.task_folder import check_tasks
 from distillation.evaluation.tasks import measure_tasks, prepared_tasks
-from distillation.models import load_model, load_tokenizer
+from distillation.models.load import load_model, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
 QUESTIONS = [

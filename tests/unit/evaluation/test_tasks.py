@@ -13,7 +13,7 @@ from distillation.evaluation.bits_per_byte import bits_per_byte
 from distillation.evaluation.embedded_tasks import choice_items, cloze_items
 from distillation.evaluation.harness_model import HarnessModel
 from distillation.evaluation.tasks import measure_tasks, prepared_tasks
-from distillation.models import load_model, load_tokenizer, start_token_id
+from distillation.models.load import load_model, load_tokenizer, start_token_id
 
 LIMIT = 24
 ITEM_CONTEXTS = (

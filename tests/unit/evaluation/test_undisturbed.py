@@ -15,7 +15,7 @@ import torch
 from distillation.config import EvaluationSettings, ModelReference
 from distillation.evaluation.tasks import measure_tasks, prepared_tasks
 from distillation.evaluation.undisturbed import undisturbed
-from distillation.models import load_model, load_tokenizer
+from distillation.models.load import load_model, load_tokenizer
 
 SET_ON_IMPORT = {"HF_XET_HIGH_PERFORMANCE", "KMP_DUPLICATE_LIB_OK"}
 """Variables that lm-eval, and scikit-learn below it, set when they are first imported."""

@@ -19,7 +19,7 @@ def materializer(stored: Callable[[type], Any]) -> Any:
 def build(strategy: str, teacher: Path, student: Path) -> Any:
     from distillation.alignment import build_aligner
     from distillation.config import ModelReference
-    from distillation.models import load_tokenizer
+    from distillation.models.load import load_tokenizer
 
     return build_aligner(
         strategy,

@@ -12,7 +12,7 @@ import pytest
 
 from distillation.config import parse_settings
 from distillation.errors import JobError
-from distillation.probing.decision import decide
+from distillation.models.decision import decide
 
 
 @pytest.fixture

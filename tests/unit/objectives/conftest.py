@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distillation.config import ModelReference
-from distillation.models import load_model, load_tokenizer
+from distillation.models.load import load_model, load_tokenizer
 
 
 @pytest.fixture(scope="session")

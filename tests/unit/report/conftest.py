@@ -39,7 +39,7 @@ def histories():
 def audit(tiny_teacher_dir, tiny_student_dir, english_documents):
     from distillation.alignment import audit_tokenizers
     from distillation.config import ModelReference
-    from distillation.models import load_tokenizer
+    from distillation.models.load import load_tokenizer
 
     teacher, student = (
         load_tokenizer(ModelReference(path=str(path)), "teacher")

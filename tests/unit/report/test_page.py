@@ -122,7 +122,7 @@ def test_ids_are_unique_and_references_lead_somewhere(page):
 
 def test_the_probes_are_shown(evaluation, tiny_student_dir):
     from distillation.config import ModelReference
-    from distillation.probing import probe_model
+    from distillation.models.inspect.probe import probe_model
 
     probe = probe_model(ModelReference(path=str(tiny_student_dir)), "student", device="cpu")
     page = report_page(evaluation, probes=[probe])

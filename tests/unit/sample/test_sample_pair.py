@@ -9,7 +9,7 @@ import pytest
 
 import distillation.sample
 from distillation.config import ModelReference
-from distillation.models import load_model, load_tokenizer
+from distillation.models.load import load_model, load_tokenizer
 
 SAMPLE = Path(distillation.sample.__file__).parent
 EMBEDDED = ModelReference()

@@ -9,7 +9,7 @@ import torch
 
 from distillation.alignment import teacher_rows
 from distillation.config import ModelReference
-from distillation.models import load_model
+from distillation.models.load import load_model
 from distillation.teacher.live import LiveTeacher
 
 

@@ -12,7 +12,7 @@ from training_settings import make_settings
 from distillation.alignment import PairEncoder, build_aligner
 from distillation.config import CacheSettings, ObjectiveSettings, Settings, TermWeights
 from distillation.corpus.loading import load_corpus
-from distillation.models import load_model, load_pair, load_tokenizer, start_token_id
+from distillation.models.load import load_model, load_pair, load_tokenizer, start_token_id
 from distillation.objectives.distillation import DistillationObjective
 from distillation.teacher.cache import CacheReader, TeacherCache
 from distillation.teacher.cached import CachedTeacher

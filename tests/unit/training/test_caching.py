@@ -260,7 +260,7 @@ def test_a_job_learns_from_the_cache_without_the_teacher(
     live_dir = prepare_job(corpus, settings=settings, aligner=aligner, output_dir=tmp_path / "jobs")
     assert job_dir != live_dir
 
-    import distillation.models as models
+    import distillation.models.load as models
 
     loaded, original = [], models.load_model
 

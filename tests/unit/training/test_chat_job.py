@@ -15,7 +15,7 @@ from distillation.corpus.corpus import read_corpus
 from distillation.corpus.loading import load_corpus
 from distillation.errors import AlignmentError
 from distillation.metrics_log import read_metrics
-from distillation.models import configured_output_rows, load_tokenizer
+from distillation.models.load import configured_output_rows, load_tokenizer
 from distillation.training.job import prepare_job
 from distillation.training.run import run_job
 from distillation.training.windows import LengthBatchedSampler, make_windows

@@ -17,9 +17,9 @@ from distillation.config import CacheSettings, ModelReference
 from distillation.corpus.documents import Document, is_held_out
 from distillation.corpus.loading import load_corpus
 from distillation.errors import JobError, ModelError
-from distillation.finite import nonfinite_tensor
 from distillation.metrics_log import read_metrics
-from distillation.models import load_model, load_pair, load_tokenizer
+from distillation.models.finite import nonfinite_tensor
+from distillation.models.load import load_model, load_pair, load_tokenizer
 from distillation.training.caching import fill_cache, prepare_cache
 from distillation.training.job import prepare_job
 from distillation.training.run import run_job

@@ -37,7 +37,7 @@ from distillation.errors import DistillationError, JobError, ModelError
 from distillation.fingerprint import digest_of_directory
 from distillation.locks import exclusive
 from distillation.metrics_log import MetricsLog, read_metrics, sealed_line
-from distillation.models import configured_output_rows, load_tokenizer
+from distillation.models.load import configured_output_rows, load_tokenizer
 from distillation.training.__main__ import main
 from distillation.training.checkpoints import newest_step
 from distillation.training.inputs import check_inputs, check_model

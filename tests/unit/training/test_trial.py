@@ -18,9 +18,9 @@ from distillation.config import EvaluationSettings, ModelReference
 from distillation.corpus.loading import load_corpus
 from distillation.errors import ModelError
 from distillation.evaluation.evaluate import evaluate_models
-from distillation.evaluation.logits import reads_later_tokens
 from distillation.evaluation.speed import measure_speed
-from distillation.models import load_model, load_pair
+from distillation.models.lm_head import reads_later_tokens
+from distillation.models.load import load_model, load_pair
 from distillation.training.job import prepare_job
 from distillation.training.run import run_job
 from distillation.training.trial import make_savable, try_saving

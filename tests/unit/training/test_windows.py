@@ -16,7 +16,7 @@ from distillation.config import ModelReference
 from distillation.corpus.corpus import dataset_of
 from distillation.corpus.documents import Document, conversation_of
 from distillation.errors import AlignmentError
-from distillation.models import load_tokenizer
+from distillation.models.load import load_tokenizer
 from distillation.training.windows import LengthBatchedSampler, WindowCollator, make_windows, remedy_for
 
 

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, MambaConfig
 
 from distillation.errors import ModelError
-from distillation.probing.attention import check_attention, probe_attention
-from distillation.probing.quiet import quiet_libraries
+from distillation.models.inspect.attention import check_attention, probe_attention
+from distillation.quiet import quiet_libraries
 
 
 @pytest.mark.parametrize("name", ["Llama", "Qwen3Moe", "GPT2", "GPTNeoX"])

@@ -9,8 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from distillation.errors import SettingsError
-from distillation.probing.architecture import build_on_meta, probe_architecture
-from distillation.probing.device import (
+from distillation.models.device import (
     _processor_features,
     choose_device,
     choose_dtype,
@@ -21,7 +20,8 @@ from distillation.probing.device import (
     probe_device,
     processor_bfloat16,
 )
-from distillation.probing.memory import chunk_positions, estimate_memory, readable_bytes
+from distillation.models.inspect.architecture import build_on_meta, probe_architecture
+from distillation.models.memory_estimate import chunk_positions, estimate_memory, readable_bytes
 
 CURRENT_WHEEL = ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 
@@ -117,8 +117,8 @@ TILES = {"avx512_f", "avx512_bf16", "amx_tile", "amx_bf16"}
     ],
 )
 def test_processor_format_follows_its_instructions(monkeypatch, features, limit, allowed, expected) -> None:
-    monkeypatch.setattr("distillation.probing.device._processor_features", lambda: set(features))
-    monkeypatch.setattr("distillation.probing.device._system_allows_tiles", lambda: allowed)
+    monkeypatch.setattr("distillation.models.device._processor_features", lambda: set(features))
+    monkeypatch.setattr("distillation.models.device._system_allows_tiles", lambda: allowed)
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
         monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)

@@ -19,7 +19,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from distillation.errors import SettingsError, one_line
-from distillation.probing.quiet import quiet_libraries
+from distillation.quiet import quiet_libraries
 
 logger = logging.getLogger(__name__)
 

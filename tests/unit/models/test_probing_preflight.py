@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 
 from distillation.config import ModelReference, Settings, parse_settings
 from distillation.errors import CorpusError, DistillationError, ModelError, SettingsError
-from distillation.probing import check_pair, probe_model, probe_page, probe_table
-from distillation.probing.preflight import check_hub
+from distillation.models.inspect.preflight import check_hub, check_pair
+from distillation.models.inspect.probe import probe_model, probe_page, probe_table
 
 
 def settings_for(teacher: Path, student: Path, tmp_path: Path, **changes) -> Settings:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict
 
 from distillation.errors import JobError
-from distillation.probing.device import (
+from distillation.models.device import (
     BFloat16By,
     choose_device,
     choose_dtype,
@@ -29,7 +29,7 @@ from distillation.probing.device import (
     has_bfloat16,
     processor_bfloat16,
 )
-from distillation.probing.memory import (
+from distillation.models.memory_estimate import (
     AUTOGRAD_TENSORS,
     CLOSED_FORM_TENSORS,
     SORTED_TENSORS,
@@ -202,7 +202,7 @@ def decide(settings: Settings, objective: ObjectiveSettings | None = None) -> De
 
 def chunk_sizes(models: ModelSettings, objective: ObjectiveSettings, device: str) -> ChunkSizes:
     """Return the chunk sizes of an objective: the setting's, or by the vocabularies and all of the memory."""
-    from distillation.models import configured_output_rows
+    from distillation.models.load import configured_output_rows
 
     num_teacher_rows = configured_output_rows(models.teacher, "teacher") if objective.uses_teacher else 0
     num_student_rows = configured_output_rows(models.student, "student")
@@ -234,8 +234,8 @@ def attention_of(reference: ModelReference, role: Literal["teacher", "student"])
     Raises:
         ModelError: the configuration cannot be read.
     """
-    from distillation.models import read_config
-    from distillation.probing.architecture import build_on_meta
+    from distillation.models.inspect.architecture import build_on_meta
+    from distillation.models.load import read_config
 
     if reference.attention != "auto":
         return reference.attention

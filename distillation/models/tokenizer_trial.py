@@ -48,7 +48,7 @@ def _limit_memory() -> None:
 
 def _fault_of(path: Path, library: Any) -> str | None:
     from distillation.errors import InputError, one_line
-    from distillation.model_files import MAX_TOKENIZER_BYTES, VOCABULARY
+    from distillation.models.files import MAX_TOKENIZER_BYTES, VOCABULARY
     from distillation.reading import read_json
 
     try:
@@ -86,7 +86,7 @@ def _fault_of_content(content: dict[str, Any]) -> str | None:
 
 def _fault_of_ids(ids: Iterable[Any]) -> str | None:
     from distillation.errors import shorten
-    from distillation.model_files import MAX_TOKENS
+    from distillation.models.files import MAX_TOKENS
 
     for one in ids:
         if isinstance(one, bool) or not isinstance(one, int):

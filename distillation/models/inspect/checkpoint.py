@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from distillation.errors import InputError, ModelError, one_line, shorten
-from distillation.model_files import INDEX as INDEX_NAME
-from distillation.model_files import weight_names
-from distillation.probing.architecture import build_on_meta
-from distillation.probing.quiet import quiet_libraries
+from distillation.models.files import INDEX as INDEX_NAME
+from distillation.models.files import weight_names
+from distillation.models.inspect.architecture import build_on_meta
+from distillation.quiet import quiet_libraries
 from distillation.reading import open_regular, parse_json
 
 if TYPE_CHECKING:

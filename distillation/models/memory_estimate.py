@@ -17,7 +17,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from distillation.alignment.teacher_rows import tile_elements
-from distillation.probing.architecture import ArchitectureProbe
+from distillation.models.inspect.architecture import ArchitectureProbe
 
 BYTES_PER_NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
 CHUNK_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}

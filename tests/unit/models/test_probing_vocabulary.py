@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from distillation.probing.vocabulary import byte_characters, probe_vocabulary
+from distillation.models.inspect.vocabulary import byte_characters, probe_vocabulary
 
 TEXTS = [
     "the cat sat on 12345 mats in 1999",

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from distillation.config import CorpusSettings, FileSource, ModelReference, Settings
 from distillation.errors import CorpusError, ModelError, SettingsError, one_line
 from distillation.hub import answer_within
-from distillation.probing.quiet import quiet_libraries
+from distillation.quiet import quiet_libraries
 
 if TYPE_CHECKING:
-    from distillation.probing.architecture import ArchitectureProbe
+    from distillation.models.inspect.architecture import ArchitectureProbe
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -41,7 +41,7 @@ def check_pair(settings: Settings) -> list[str]:
             a window is longer than a model can read.
         CorpusError: no source can be read because each one is a path that does not exist.
     """
-    from distillation.probing.device import choose_device
+    from distillation.models.device import choose_device
 
     check_writable(settings.training.output_dir)
     warnings = check_sources(settings.corpus)
@@ -121,11 +121,11 @@ def check_model(
             model reads later tokens; or a source holds conversations and the tokenizer has no chat template.
     """
     from distillation.alignment.chat_template import has_chat_template
-    from distillation.evaluation.logits import READS_AHEAD
-    from distillation.models import EMBEDDED, read_config, resolve_path
-    from distillation.probing.architecture import probe_architecture
-    from distillation.probing.checkpoint import check_checkpoint
-    from distillation.probing.direction import reads_ahead
+    from distillation.models.inspect.architecture import probe_architecture
+    from distillation.models.inspect.checkpoint import check_checkpoint
+    from distillation.models.inspect.direction import reads_ahead
+    from distillation.models.lm_head import READS_AHEAD
+    from distillation.models.load import EMBEDDED, read_config, resolve_path
 
     setting = f"models.{role}.path = {reference.path!r}"
     directory = Path(resolve_path(reference, role))
@@ -160,7 +160,7 @@ def check_model(
 def _check_tokenizer(
     directory: Path, reference: ModelReference, role: Literal["teacher", "student"], setting: str
 ) -> Any:
-    from distillation.models import load_tokenizer
+    from distillation.models.load import load_tokenizer
 
     if not any(os.path.isfile(directory / name) for name in TOKENIZER_FILES):
         raise ModelError(
@@ -173,8 +173,8 @@ def _check_tokenizer(
 
 def _check_rows(tokenizer: Any, num_output_rows: int, setting: str) -> list[str]:
     """Return a warning for added tokens beyond the output layer; ordinary ones there are an error."""
-    from distillation.models import start_token_id
-    from distillation.probing.vocabulary import probe_vocabulary
+    from distillation.models.inspect.vocabulary import probe_vocabulary
+    from distillation.models.load import start_token_id
 
     found = probe_vocabulary(tokenizer, num_output_rows)
     if found.num_ordinary_tokens_without_row:
@@ -217,8 +217,8 @@ def check_windows(settings: Settings, sizes: Mapping[str, ArchitectureProbe]) ->
 def _compare(
     settings: Settings, teacher: ArchitectureProbe, student: ArchitectureProbe, device: str
 ) -> list[str]:
-    from distillation.probing.device import choose_dtype, choose_products, free_memory
-    from distillation.probing.memory import estimate_memory, readable_bytes
+    from distillation.models.device import choose_dtype, choose_products, free_memory
+    from distillation.models.memory_estimate import estimate_memory, readable_bytes
 
     warnings = []
     if student.num_parameters > teacher.num_parameters:

@@ -18,9 +18,9 @@ def reads_ahead(config: PreTrainedConfig, *, trust_remote_code: bool = False) ->
     """Return whether a small model of `config` reads later tokens; False where none can be run here."""
     import torch
 
-    from distillation.evaluation.logits import reads_later_tokens
-    from distillation.probing.attention import reference_model
-    from distillation.probing.quiet import quiet_libraries
+    from distillation.models.inspect.attention import reference_model
+    from distillation.models.lm_head import reads_later_tokens
+    from distillation.quiet import quiet_libraries
 
     with quiet_libraries(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -16,10 +16,10 @@ import pytest
 
 from distillation.config import ModelReference
 from distillation.errors import InputError, ModelError
-from distillation.model_files import MAX_TOKENS, check_numbers, try_tokenizer, weight_names
-from distillation.models import load_model, load_tokenizer
-from distillation.probing.checkpoint import read_shapes
-from distillation.probing.preflight import check_model
+from distillation.models.files import MAX_TOKENS, check_numbers, try_tokenizer, weight_names
+from distillation.models.inspect.checkpoint import read_shapes
+from distillation.models.inspect.preflight import check_model
+from distillation.models.load import load_model, load_tokenizer
 
 DEEP = "[" * 100_000
 
@@ -290,7 +290,7 @@ def test_one_content_is_tried_once(model: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_library_that_never_returns_is_ended(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distillation.model_files.TRIAL_SECONDS", 0.01)
+    monkeypatch.setattr("distillation.models.files.TRIAL_SECONDS", 0.01)
     (model / "tokenizer.json").write_text((model / "tokenizer.json").read_text() + "\n")  # not tried yet
     with pytest.raises(InputError, match=r"takes more than 0\.01 s"):
         try_tokenizer(model / "tokenizer.json")

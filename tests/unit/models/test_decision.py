@@ -13,10 +13,10 @@ from processors import TILES, VECTORS, give_processor
 from distillation.config import ObjectiveSettings, Settings, TermWeights, parse_settings
 from distillation.errors import JobError, SettingsError
 from distillation.evaluation.loading import load_for_evaluation
-from distillation.models import resolve_path
-from distillation.probing import device, probe_model
-from distillation.probing.decision import Decision, TeacherDecision, chunk_sizes_of, decide, decide_teacher
-from distillation.probing.probe import probe_rows
+from distillation.models import device
+from distillation.models.decision import Decision, TeacherDecision, chunk_sizes_of, decide, decide_teacher
+from distillation.models.inspect.probe import probe_model, probe_rows
+from distillation.models.load import resolve_path
 
 
 def settings_for(**sections: Any) -> Settings:
@@ -126,7 +126,7 @@ def test_another_machine_is_told_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -
     ) as caught:
         found.obey("job x", "begin anew")
     assert "\n" not in str(caught.value)
-    monkeypatch.setattr("distillation.probing.decision.cuda_problem", lambda: "no CUDA device answers")
+    monkeypatch.setattr("distillation.models.decision.cuda_problem", lambda: "no CUDA device answers")
     on_gpu = found.model_copy(update={"device": "cuda", "bfloat16_by": None})
     assert on_gpu.problem_here() == "it was begun on a GPU, and here no CUDA device answers"
 

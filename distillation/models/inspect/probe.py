@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict
 
 from distillation.config import ModelReference
-from distillation.probing.architecture import (
+from distillation.models.decision import attention_of
+from distillation.models.device import DeviceProbe, choose_dtype, probe_device
+from distillation.models.inspect.architecture import (
     ArchitectureProbe,
     ExpertsProbe,
     build_on_meta,
     probe_architecture,
     probe_experts,
 )
-from distillation.probing.attention import AttentionProbe, check_attention, probe_attention
-from distillation.probing.decision import attention_of
-from distillation.probing.device import DeviceProbe, choose_dtype, probe_device
-from distillation.probing.memory import BYTES_PER_NUMBER, readable_bytes
-from distillation.probing.quiet import quiet_libraries
-from distillation.probing.vocabulary import VocabularyProbe, probe_vocabulary
+from distillation.models.inspect.attention import AttentionProbe, check_attention, probe_attention
+from distillation.models.inspect.vocabulary import VocabularyProbe, probe_vocabulary
+from distillation.models.memory_estimate import BYTES_PER_NUMBER, readable_bytes
+from distillation.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,7 +72,7 @@ def probe_model(
             work here.
         SettingsError: the device or number format asked for is not to be had.
     """
-    from distillation.models import load_tokenizer, read_config
+    from distillation.models.load import load_tokenizer, read_config
 
     trust = reference.trust_remote_code_of is not None
     with quiet_libraries():

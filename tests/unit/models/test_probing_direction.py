@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from distillation.probing.direction import reads_ahead
+from distillation.models.inspect.direction import reads_ahead
 
 SMALL = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 

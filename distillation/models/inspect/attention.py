@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from distillation.errors import ModelError, one_line
-from distillation.probing.architecture import build_on_meta, decoder_layers
-from distillation.probing.quiet import quiet_libraries
-from distillation.probing.reduced import num_reduced_layers, reduced_config, text_config
+from distillation.models.inspect.architecture import build_on_meta, decoder_layers
+from distillation.models.inspect.reduced import num_reduced_layers, reduced_config, text_config
+from distillation.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from collections.abc import Callable

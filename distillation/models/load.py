@@ -14,12 +14,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from distillation import model_files
 from distillation.alignment.plain_text import cut_the_same_always, cuts_at_random
 from distillation.config import ModelReference, ModelSettings
 from distillation.errors import InputError, ModelError, one_line, shorten
 from distillation.fingerprint import digest_of, digest_of_files
-from distillation.finite import nonfinite_tensor
+from distillation.models import files as model_files
+from distillation.models.finite import nonfinite_tensor
 from distillation.reading import read_json, reading_by_libraries
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def load_tokenizer(reference: ModelReference, role: Role) -> PreTrainedTokenizer
     """
     from transformers import AutoTokenizer
 
-    from distillation.probing.quiet import listening
+    from distillation.quiet import listening
 
     path = _existing(reference, role)
     check_model_files(reference, role)
@@ -247,7 +247,7 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
-    from distillation.evaluation.logits import READS_AHEAD, reads_later_tokens
+    from distillation.models.lm_head import READS_AHEAD, reads_later_tokens
 
     path = _existing(reference, role)
     arguments: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **_hub_arguments(reference)}

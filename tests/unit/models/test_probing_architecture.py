@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from distillation.errors import ModelError
-from distillation.probing.architecture import build_on_meta, probe_architecture, probe_experts
+from distillation.models.inspect.architecture import build_on_meta, probe_architecture, probe_experts
 
 
 @pytest.mark.parametrize("name", ["Llama", "Qwen3Moe", "GPT2", "GPTNeoX", "Gemma2", "Mixtral"])

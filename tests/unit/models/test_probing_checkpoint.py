@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from distillation.errors import ModelError
-from distillation.probing.checkpoint import check_checkpoint, read_shapes
+from distillation.models.inspect.checkpoint import check_checkpoint, read_shapes
 
 ARCHITECTURES = ["Llama", "Qwen3Moe", "GPT2", "GPTNeoX", "Gemma2"]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from distillation.errors import ModelError
-from distillation.probing.quiet import quiet_libraries
+from distillation.quiet import quiet_libraries
 from distillation.reading import reading_by_libraries
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from distillation.config import ModelReference
 from distillation.errors import ModelError
-from distillation.models import (
+from distillation.models.load import (
     configured_output_rows,
     load_model,
     load_tokenizer,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillation.evaluation import memory as measure
 from distillation.evaluation.samples import greedy_token
 from distillation.evaluation.speed import measure_speed
+from distillation.models import peak_memory as measure
 
 MIB = 2**20
 needs_linux = pytest.mark.skipif(
@@ -92,7 +92,7 @@ def test_where_nobody_tells_nothing_is_said(monkeypatch, tmp_path):
 
 def test_tied_weights_count_once(tiny_teacher_dir):
     from distillation.config import ModelReference
-    from distillation.models import load_model
+    from distillation.models.load import load_model
 
     model = load_model(ModelReference(path=str(tiny_teacher_dir)), "teacher", dtype="float32")
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight

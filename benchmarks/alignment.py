@@ -37,7 +37,9 @@ def measure(
     import torch
     import transformers
 
-    from distillation.alignment import PairEncoder, build_aligner, tokens_as_bytes
+    from distillation.alignment.build import build_aligner
+    from distillation.tokenizers.pairs import PairEncoder
+    from distillation.tokenizers.token_bytes import tokens_as_bytes
 
     def load() -> tuple[Any, Any]:
         return (
@@ -86,8 +88,8 @@ def _batches(
     encoder: Any, aligner: Any, texts: Sequence[str], repeats: int
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Return seconds of each part, the fastest run of every batch added up, and counts."""
-    from distillation.alignment import EncodedPair
-    from distillation.alignment.plain_text import PlainText
+    from distillation.tokenizers.pairs import EncodedPair
+    from distillation.tokenizers.plain_text import PlainText
     from distillation.training.windows import WindowCollator
 
     teacher, student = map(PlainText, encoder.tokenizers)

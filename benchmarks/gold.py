@@ -99,7 +99,7 @@ def measure(
     settings: Settings, seeds: Sequence[int], folder: Path, names: Sequence[str] = SYSTEMS
 ) -> dict[str, Any]:
     """Train the student by some systems for each seed; return bits per byte, tokens/s and MiB by name."""
-    from distillation.alignment import build_aligner
+    from distillation.alignment.build import build_aligner
     from distillation.corpus.loading import load_corpus
     from distillation.models.load import load_pair
 
@@ -140,8 +140,8 @@ def _train_ours(settings: Settings, corpus: Any, aligner: Any, folder: Path) -> 
 
 def _train_gold(name: str, settings: Settings, corpus: Any, folder: Path) -> tuple[Path, dict[str, float]]:
     """Train by GOLD in a process of its own, on the windows that ours sees."""
-    from distillation.alignment import PairEncoder
     from distillation.models.load import load_tokenizer, resolve_path, start_token_id
+    from distillation.tokenizers.pairs import PairEncoder
     from distillation.training.windows import LengthBatchedSampler, make_windows
 
     training, models = settings.training, settings.models

@@ -74,12 +74,13 @@ def make_case(options: argparse.Namespace) -> Case:
     import torch
     from transformers import AutoTokenizer
 
-    from distillation.alignment import PairEncoder, build_aligner
+    from distillation.alignment.build import build_aligner
     from distillation.config import ObjectiveSettings
     from distillation.models.load import start_token_id
     from distillation.objectives.batch import BatchView, StudentOutput
     from distillation.objectives.distillation import DistillationObjective
     from distillation.objectives.targets import tail_rows
+    from distillation.tokenizers.pairs import PairEncoder
     from distillation.training.windows import WindowCollator, make_windows
 
     torch.manual_seed(0)

@@ -7,7 +7,8 @@ from typing import Annotated
 from zenml import step
 from zenml.types import HTMLString
 
-from distillation.alignment import Aligner, TokenizerAudit
+from distillation.alignment.audit import TokenizerAudit
+from distillation.alignment.base import Aligner
 from distillation.config import AlignmentSettings, ModelReference, TrackingSettings
 from distillation.models.inspect.probe import ModelProbe
 from steps.caching import ALIGNMENT_CACHE
@@ -35,7 +36,8 @@ def build_aligner(
     Annotated[HTMLString, "audit_page"],
 ]:
     """Build the aligner of `alignment.strategy` and measure what it can use on this corpus."""
-    from distillation.alignment import audit_tokenizers, build_schedule
+    from distillation.alignment.audit import audit_tokenizers
+    from distillation.alignment.build import build_schedule
     from distillation.alignment.cache import KEPT_ALIGNERS
     from distillation.models.load import load_tokenizer
     from distillation.report.audit import audit_page

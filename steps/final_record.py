@@ -15,7 +15,7 @@ from tracking.runs import Recorder
 from tracking.server import resolve_tracking_uri
 
 if TYPE_CHECKING:
-    from distillation.alignment import TokenizerAudit
+    from distillation.alignment.audit import TokenizerAudit
     from distillation.config import ModelSettings, Settings
     from distillation.corpus.corpus import Corpus
     from distillation.evaluation.result import Evaluation

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from distillation.alignment.coverage import IN_A_TEXT, REFUSED_TEXT, CorpusAudit, SliceAudit
-from distillation.alignment.kinds import SLICE_NAMES
+from distillation.tokenizers.text_classes import SLICE_NAMES
 
 SAME_IDS = 0.99
 """From this share of right rows, and of teacher tokens whose id means the same, ids can be paired."""

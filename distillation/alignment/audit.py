@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict
 from distillation.alignment.advice import advise
 from distillation.alignment.counting import VocabularyTables
 from distillation.alignment.coverage import CorpusAudit, audit_texts
-from distillation.alignment.pairs import PairEncoder
-from distillation.alignment.tables import longest_prefixes, offsets_by_id
-from distillation.alignment.token_bytes import TokenBytes, same_tokenizer
-from distillation.alignment.vocabularies import Vocabularies
+from distillation.tokenizers.pairs import PairEncoder
+from distillation.tokenizers.prefix_tables import longest_prefixes, offsets_by_id
+from distillation.tokenizers.token_bytes import TokenBytes, same_tokenizer
+from distillation.tokenizers.vocabularies import Vocabularies
 
 MAX_EXAMPLES = 20
 

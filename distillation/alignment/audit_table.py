@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from distillation.alignment.audit import TokenizerAudit
 from distillation.alignment.coverage import AlignerCoverage, CorpusAudit
-from distillation.alignment.kinds import SLICE_NAMES
+from distillation.tokenizers.text_classes import SLICE_NAMES
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from distillation.alignment.pairs import EncodedPair
-from distillation.alignment.spans import Alignment, align_spans
 from distillation.files import write_atomically
+from distillation.tokenizers.pairs import EncodedPair
+from distillation.tokenizers.spans import Alignment, align_spans
 
 if TYPE_CHECKING:
     import torch

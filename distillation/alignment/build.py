@@ -28,8 +28,8 @@ from distillation.alignment.prefix import PrefixAligner, build_prefix_tables
 from distillation.alignment.projection import ProjectionAligner, build_projection_tables
 from distillation.alignment.schedule import STAGES_FILE, ScheduledAligner, load_schedule
 from distillation.alignment.shared import SharedAligner, build_shared_tables
-from distillation.alignment.vocabularies import Vocabularies, pair_vocabularies
 from distillation.errors import AlignmentError
+from distillation.tokenizers.vocabularies import Vocabularies, pair_vocabularies
 
 if TYPE_CHECKING:
     import numpy as np

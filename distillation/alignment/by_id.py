@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distillation.alignment.base import Aligner, Rows, Targets, finish
-from distillation.alignment.pairs import EncodedPair
-from distillation.alignment.spans import Alignment, align_by_index
-from distillation.alignment.vocabularies import Vocabularies
+from distillation.tokenizers.pairs import EncodedPair
+from distillation.tokenizers.spans import Alignment, align_by_index
+from distillation.tokenizers.vocabularies import Vocabularies
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillation.alignment.base import FORMAT, SETTINGS_FILE
-from distillation.alignment.token_bytes import backend_of
-from distillation.alignment.vocabularies import ROLES
 from distillation.errors import AlignmentError
 from distillation.sources import digest_of_sources
+from distillation.tokenizers.token_bytes import backend_of
+from distillation.tokenizers.vocabularies import ROLES
 
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distillation.alignment.cutting import cut_pair
-from distillation.alignment.kinds import KINDS, SCRIPTS, TextLabels, label_bytes, label_text
-from distillation.alignment.pairs import EncodedPair, EncodedText, Losses, PairEncoder, Refusal, as_unicode
-from distillation.alignment.plain_text import PlainText
-from distillation.alignment.spans import align_spans, group_spans
+from distillation.tokenizers.cutting import cut_pair
+from distillation.tokenizers.pairs import EncodedPair, EncodedText, Losses, PairEncoder, Refusal, as_unicode
+from distillation.tokenizers.plain_text import PlainText
+from distillation.tokenizers.spans import align_spans, group_spans
+from distillation.tokenizers.text_classes import KINDS, SCRIPTS, TextLabels, label_bytes, label_text
 
 REFUSED = "refused: "
 LOST = "lost: "

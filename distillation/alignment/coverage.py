@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from pydantic import BaseModel, ConfigDict
 
 from distillation.alignment.counting import LOST, REFUSED, Tally, VocabularyTables
-from distillation.alignment.kinds import KINDS, SCRIPTS
-from distillation.alignment.pairs import PairEncoder
+from distillation.tokenizers.pairs import PairEncoder
+from distillation.tokenizers.text_classes import KINDS, SCRIPTS
 
 BATCH_TEXTS = 128
 BATCH_CHARACTERS = 4_000_000

@@ -35,10 +35,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distillation.alignment.base import Aligner, Rows, Targets, finish
-from distillation.alignment.reencoding import reencode
-from distillation.alignment.tables import longest_prefixes, offsets_by_id, prefix_ranges
 from distillation.alignment.teacher_rows import ChunkMemory, DenseRows, OnlineSoftmax, TeacherRows, logits_at
-from distillation.alignment.vocabularies import Vocabularies, map_specials
+from distillation.tokenizers.prefix_tables import longest_prefixes, offsets_by_id, prefix_ranges
+from distillation.tokenizers.reencoding import reencode
+from distillation.tokenizers.vocabularies import Vocabularies, map_specials
 
 if TYPE_CHECKING:
     from torch import Tensor

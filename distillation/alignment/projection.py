@@ -34,12 +34,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distillation.alignment.base import Aligner, Rows, Targets, finish
-from distillation.alignment.pairs import EncodedPair
-from distillation.alignment.reencoding import reencode
-from distillation.alignment.spans import Alignment, align_spans
-from distillation.alignment.tables import SortedTokens, longest_prefixes, sort_tokens
-from distillation.alignment.token_bytes import TokenBytes
-from distillation.alignment.vocabularies import Vocabularies, map_specials
+from distillation.tokenizers.pairs import EncodedPair
+from distillation.tokenizers.prefix_tables import SortedTokens, longest_prefixes, sort_tokens
+from distillation.tokenizers.reencoding import reencode
+from distillation.tokenizers.spans import Alignment, align_spans
+from distillation.tokenizers.token_bytes import TokenBytes
+from distillation.tokenizers.vocabularies import Vocabularies, map_specials
 
 if TYPE_CHECKING:
     from torch import Tensor

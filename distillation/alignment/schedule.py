@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillation.alignment.base import Aligner, Rows, Targets
-from distillation.alignment.spans import Alignment
 from distillation.errors import AlignmentError
 from distillation.files import write_json
+from distillation.tokenizers.spans import Alignment
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from distillation.alignment.pairs import EncodedPair
+    from distillation.tokenizers.pairs import EncodedPair
 
 STAGES_FILE = "schedule.json"
 

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distillation.alignment.base import Aligner, Rows, Targets, with_fallback
-from distillation.alignment.pairs import EncodedPair
-from distillation.alignment.spans import Alignment, align_spans
-from distillation.alignment.vocabularies import Vocabularies, map_specials
+from distillation.tokenizers.pairs import EncodedPair
+from distillation.tokenizers.spans import Alignment, align_spans
+from distillation.tokenizers.vocabularies import Vocabularies, map_specials
 
 if TYPE_CHECKING:
     from torch import Tensor

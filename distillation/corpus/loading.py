@@ -20,8 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from distillation.alignment.chat import ANSWERING
-from distillation.alignment.spelling import are_spelled
 from distillation.config import CorpusSettings, Source
 from distillation.corpus.contract import check_contract
 from distillation.corpus.corpus import Corpus, CorpusReport, dataset_of, fingerprint_of
@@ -32,6 +30,8 @@ from distillation.corpus.ngrams import find_contaminated, measure_overlap
 from distillation.corpus.sources import SourceNotes, describe_source, iterate_source
 from distillation.corpus.statistics import CorpusStatistics, measure_documents, measure_unknown_shares
 from distillation.errors import CorpusError, one_line, shorten
+from distillation.tokenizers.chat import ANSWERING
+from distillation.tokenizers.spelling import are_spelled
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillation.alignment.plain_text import PlainText
-from distillation.alignment.token_bytes import backend_of, unknown_ids
 from distillation.corpus.documents import Document
+from distillation.tokenizers.plain_text import PlainText
+from distillation.tokenizers.token_bytes import backend_of, unknown_ids
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from distillation.alignment.pairs import EncodedPair
-    from distillation.alignment.spans import Alignment
+    from distillation.tokenizers.pairs import EncodedPair
+    from distillation.tokenizers.spans import Alignment
 
 MAX_BYTES = 50_000
 """Held-out text that is compared: two models run on it for every student, and the figures settle early."""
@@ -81,9 +81,9 @@ def measure_agreement(
     import torch
 
     from distillation.alignment.build import build_aligner
-    from distillation.alignment.cutting import cut_pair
-    from distillation.alignment.pairs import PairEncoder
     from distillation.models.load import start_token_id
+    from distillation.tokenizers.cutting import cut_pair
+    from distillation.tokenizers.pairs import PairEncoder
 
     teacher_start, student_start = start_token_id(teacher_tokenizer), start_token_id(student_tokenizer)
     if teacher_start is None or student_start is None:

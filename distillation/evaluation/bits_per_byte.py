@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillation.alignment.plain_text import PlainText
 from distillation.errors import CorpusError, SettingsError
 from distillation.evaluation.reliability import ConfidenceTally, Reliability
 from distillation.models.lm_head import LogitsReader, evaluating, num_input_rows
+from distillation.tokenizers.plain_text import PlainText
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ A whole held-out set in one figure hides where a student is weak. Documents are 
 up to three ways at a time, each of which parts them all:
 
 - `kind`: `prose`, `code` or `maths`, if so much of the document as `KIND_SHARE` is that, else `mixed`; the
-  lines are told apart by the rule of thumb of `distillation.alignment.kinds`;
+  lines are told apart by the rule of thumb of `distillation.tokenizers.text_classes`;
 - `script`: the one of at least `SCRIPT_SHARE` of its letters, else `mixed`; `none` without letters. Kana and
   Han together are one script, as Japanese is written in both;
 - `source`: where it comes from, as the corpus tells.
@@ -66,7 +66,7 @@ def document_labels(texts: Sequence[str], sources: Sequence[str] | None = None) 
 
 def text_kind(text: str) -> str:
     """Return `prose`, `code`, `maths` or `mixed`."""
-    from distillation.alignment.kinds import KINDS, WHITESPACE, label_text
+    from distillation.tokenizers.text_classes import KINDS, WHITESPACE, label_text
 
     counts = np.bincount(label_text(text).kind, minlength=len(KINDS))
     counts[WHITESPACE] = 0
@@ -75,7 +75,7 @@ def text_kind(text: str) -> str:
 
 def text_script(text: str) -> str:
     """Return the name of the script that the text is written in, `mixed`, or `none` without letters."""
-    from distillation.alignment.kinds import COMMON, SCRIPTS, scripts_of
+    from distillation.tokenizers.text_classes import COMMON, SCRIPTS, scripts_of
 
     points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     counts = np.bincount(scripts_of(points), minlength=len(SCRIPTS))

@@ -26,9 +26,9 @@ from lm_eval import utils
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
-from distillation.alignment.plain_text import PlainText
 from distillation.models.lm_head import LogitsReader, evaluating, num_input_rows
 from distillation.models.load import start_token_id
+from distillation.tokenizers.plain_text import PlainText
 
 DEFAULT_LENGTH = 2048
 """Longest input of a model that does not say how much it holds."""

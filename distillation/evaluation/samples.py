@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from distillation.alignment.plain_text import PlainText
 from distillation.models.lm_head import evaluating, num_input_rows
+from distillation.tokenizers.plain_text import PlainText
 
 
 class Sample(BaseModel):

@@ -115,8 +115,8 @@ def read_passages(
     """
     import torch
 
-    from distillation.alignment.token_bytes import tokens_as_bytes
     from distillation.models.load import start_token_id
+    from distillation.tokenizers.token_bytes import tokens_as_bytes
 
     tokens = tokens_as_bytes(tokenizer)
     start = start_token_id(tokenizer)

@@ -14,13 +14,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from distillation.alignment.plain_text import cut_the_same_always, cuts_at_random
 from distillation.config import ModelReference, ModelSettings
 from distillation.errors import InputError, ModelError, one_line, shorten
 from distillation.fingerprint import digest_of, digest_of_files
 from distillation.models import files as model_files
 from distillation.models.finite import nonfinite_tensor
 from distillation.reading import read_json, reading_by_libraries
+from distillation.tokenizers.plain_text import cut_the_same_always, cuts_at_random
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast

@@ -34,8 +34,8 @@ from distillation.config import LikelihoodSettings
 from distillation.objectives.chunked import even_chunks
 
 if TYPE_CHECKING:
-    from distillation.alignment.token_bytes import TokenBytes
     from distillation.objectives.batch import BatchView, Chunk
+    from distillation.tokenizers.token_bytes import TokenBytes
 
 LARGEST_LOG_PROB = -1e-4
 """A group that is all but certain: 1 - p~ must not become zero."""

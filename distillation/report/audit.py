@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from distillation.alignment.kinds import SLICE_NAMES
 from distillation.report import figures as draw
 from distillation.report.facts import facts
 from distillation.report.templating import figure_entry, render_page
 from distillation.report.words import MISSING, SPACE, percent, scaled
+from distillation.tokenizers.text_classes import SLICE_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

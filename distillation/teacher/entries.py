@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distillation.alignment.pairs import EncodedPair
+from distillation.tokenizers.pairs import EncodedPair
 
 KEY_BYTES = 16
 NOTHING: dict[str, np.ndarray] = {

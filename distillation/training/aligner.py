@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def make_aligner(settings: Settings) -> Aligner:
     """Return the aligner of `settings`, kept from an earlier call if there was one."""
-    from distillation.alignment import build_schedule
+    from distillation.alignment.build import build_schedule
     from distillation.alignment.cache import KEPT_ALIGNERS
     from distillation.models.load import load_pair
 

@@ -32,8 +32,8 @@ from distillation.training.windows import WindowCollator
 
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
-    from distillation.alignment.pairs import EncodedPair
     from distillation.models.decision import TeacherDecision
+    from distillation.tokenizers.pairs import EncodedPair
 
 logger = logging.getLogger(__name__)
 CHUNK_ELEMENTS = 1 << 24
@@ -61,8 +61,8 @@ class TargetWriter:
     def __init__(
         self, settings: Settings, aligner: Aligner, tokenizers: Sequence[Any], decision: TeacherDecision
     ) -> None:
-        from distillation.alignment import tokens_as_bytes
         from distillation.objectives.likelihood import boundary_tokens
+        from distillation.tokenizers.token_bytes import tokens_as_bytes
 
         assert settings.cache is not None
         reference, terms = settings.models.teacher, settings.objective.terms.active

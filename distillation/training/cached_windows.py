@@ -18,7 +18,7 @@ from distillation.teacher.entries import WindowEntries, window_key
 
 if TYPE_CHECKING:
     from distillation.alignment.base import Aligner
-    from distillation.alignment.pairs import EncodedPair
+    from distillation.tokenizers.pairs import EncodedPair
     from distillation.training.windows import WindowCollator
 
 

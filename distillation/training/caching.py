@@ -43,7 +43,7 @@ from distillation.training.cache_request import (
 from distillation.training.inputs import check_inputs, check_model
 
 if TYPE_CHECKING:
-    from distillation.alignment.pairs import EncodedPair
+    from distillation.tokenizers.pairs import EncodedPair
     from distillation.training.cache_targets import TargetWriter
 
 __all__ = ["fill_cache", "prepare_cache"]
@@ -80,9 +80,10 @@ class _Filling:
     """One process at work on a request."""
 
     def __init__(self, request: Path) -> None:
-        from distillation.alignment import PairEncoder, load_aligner
+        from distillation.alignment.build import load_aligner
         from distillation.corpus.corpus import read_corpus
         from distillation.models.load import load_tokenizer
+        from distillation.tokenizers.pairs import PairEncoder
         from distillation.training.windows import make_windows
 
         settings, decision = read_request(request)

@@ -31,7 +31,7 @@ def load_objective(
     Raises:
         ModelError: the teacher cannot be loaded, or a model cannot give what a term needs.
     """
-    from distillation.alignment import load_aligner
+    from distillation.alignment.build import load_aligner
     from distillation.models.load import load_model
     from distillation.objectives.distillation import DistillationObjective
     from distillation.teacher.cached import CachedTeacher
@@ -103,9 +103,9 @@ def _modules(job: Job, aligner: Aligner, teacher: PreTrainedModel, student: PreT
 
 def _tables(job: Job, tokenizers: tuple[Any, Any], aligner: Aligner, device: str) -> dict[str, Tensor]:
     """Return the tensors, on `device`, of terms that need the tokenizers."""
-    from distillation.alignment import tokens_as_bytes
     from distillation.objectives.gold import matched_tokens
     from distillation.objectives.likelihood import boundary_tokens
+    from distillation.tokenizers.token_bytes import tokens_as_bytes
 
     tables = {}
     if job.objective.terms.gold > 0:

@@ -170,9 +170,9 @@ class TrainingRun:
     def __init__(self, directory: Path, job: Job, name: str | None = None) -> None:
         from transformers import set_seed
 
-        from distillation.alignment import PairEncoder
         from distillation.corpus.corpus import read_corpus
         from distillation.models.load import load_model, load_tokenizer, rows_of_pair
+        from distillation.tokenizers.pairs import PairEncoder
         from distillation.training.objective import load_objective
         from distillation.training.trial import make_savable, name_of
         from distillation.training.windows import make_windows, remedy_for

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from distillation.alignment.chat import ChatEncoder
-from distillation.alignment.cutting import cut_pair
-from distillation.alignment.pairs import EncodedPair, PairEncoder
-from distillation.alignment.spans import group_ids
 from distillation.models.load import start_token_id
 from distillation.objectives.batch import IGNORED, stage_suffix
+from distillation.tokenizers.chat import ChatEncoder
+from distillation.tokenizers.cutting import cut_pair
+from distillation.tokenizers.pairs import EncodedPair, PairEncoder
+from distillation.tokenizers.spans import group_ids
 
 if TYPE_CHECKING:
     from datasets import Dataset as Documents

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from distillation.alignment import PairEncoder, build_aligner
+from distillation.alignment.build import build_aligner
 from distillation.config import Settings, parse_settings
 from distillation.corpus.loading import load_corpus
 from distillation.metrics_log import read_metrics
 from distillation.models.load import load_tokenizer
+from distillation.tokenizers.pairs import PairEncoder
 from distillation.training.job import prepare_job
 from distillation.training.run import run_job
 

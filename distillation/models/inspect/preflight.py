@@ -120,12 +120,12 @@ def check_model(
         ModelError: directory, config.json, tokenizer or weights are missing, or do not fit each other; the
             model reads later tokens; or a source holds conversations and the tokenizer has no chat template.
     """
-    from distillation.alignment.chat_template import has_chat_template
     from distillation.models.inspect.architecture import probe_architecture
     from distillation.models.inspect.checkpoint import check_checkpoint
     from distillation.models.inspect.direction import reads_ahead
     from distillation.models.lm_head import READS_AHEAD
     from distillation.models.load import EMBEDDED, read_config, resolve_path
+    from distillation.tokenizers.chat_template import has_chat_template
 
     setting = f"models.{role}.path = {reference.path!r}"
     directory = Path(resolve_path(reference, role))

@@ -27,15 +27,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from distillation.alignment import base, build_aligner, load_aligner, prefix
+from distillation.alignment import base, prefix
 from distillation.alignment.base import Aligner, Rows
 from distillation.alignment.build import ALIGNERS as ALL_ALIGNERS
-from distillation.alignment.pairs import EncodedPair, PairEncoder
-from distillation.alignment.spans import Alignment
+from distillation.alignment.build import build_aligner, load_aligner
 from distillation.alignment.teacher_rows import ChunkMemory, DenseRows
-from distillation.alignment.token_bytes import tokens_as_bytes
-from distillation.alignment.vocabularies import map_specials
 from distillation.errors import AlignmentError
+from distillation.tokenizers.pairs import EncodedPair, PairEncoder
+from distillation.tokenizers.spans import Alignment
+from distillation.tokenizers.token_bytes import tokens_as_bytes
+from distillation.tokenizers.vocabularies import map_specials
 
 # Those whose targets are made from log-probabilities; the others are tested where they are trained.
 ALIGNERS = [name for name, (kind, _) in ALL_ALIGNERS.items() if kind.reads_log_probs]

@@ -11,14 +11,14 @@ import torch
 from alignment_reference import END, SENTENCES, trained_byte_level, vocabulary_bytes
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from distillation.alignment import build_aligner
 from distillation.alignment.advice import ENOUGH_SHARED, MOSTLY_PAST
 from distillation.alignment.audit import TokenizerAudit, audit_tokenizers
+from distillation.alignment.build import build_aligner
 from distillation.alignment.coverage import BEYOND, LEFT_OUT, RESIDUAL, CorpusAudit
-from distillation.alignment.cutting import cut_pair
-from distillation.alignment.pairs import PairEncoder
-from distillation.alignment.spans import align_spans
 from distillation.errors import AlignmentError
+from distillation.tokenizers.cutting import cut_pair
+from distillation.tokenizers.pairs import PairEncoder
+from distillation.tokenizers.spans import align_spans
 
 TEXTS = [f"{number} {SENTENCES[number % 4]}" for number in range(300)]
 MIXED = [

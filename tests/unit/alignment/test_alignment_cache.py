@@ -16,8 +16,9 @@ import torch
 from alignment_reference import END, trained_byte_level
 from tokenizers import Tokenizer
 
-from distillation.alignment import Aligner, build, build_aligner, cache, load_aligner
-from distillation.alignment.build import ALIGNERS
+from distillation.alignment import build, cache
+from distillation.alignment.base import Aligner
+from distillation.alignment.build import ALIGNERS, build_aligner, load_aligner
 from distillation.errors import AlignmentError
 
 ROOT = Path(__file__).resolve().parents[3]

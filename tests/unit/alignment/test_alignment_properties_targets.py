@@ -16,10 +16,10 @@ from alignment_texts import text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillation.alignment import build_aligner
 from distillation.alignment.base import Aligner, Rows
-from distillation.alignment.pairs import EncodedPair, PairEncoder
-from distillation.alignment.spans import Alignment
+from distillation.alignment.build import build_aligner
+from distillation.tokenizers.pairs import EncodedPair, PairEncoder
+from distillation.tokenizers.spans import Alignment
 
 NUM_EXAMPLES = 200
 MAX_ROWS = 3

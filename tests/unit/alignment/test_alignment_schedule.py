@@ -8,8 +8,8 @@ import pytest
 import torch
 from alignment_reference import trained_byte_level
 
-from distillation.alignment import build_schedule, load_aligner
 from distillation.alignment.base import Aligner
+from distillation.alignment.build import build_schedule, load_aligner
 from distillation.alignment.schedule import ScheduledAligner
 from distillation.errors import AlignmentError
 

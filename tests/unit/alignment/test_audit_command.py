@@ -22,9 +22,9 @@ from alignment_reference import END, SENTENCES, trained_byte_level
 from transformers import PreTrainedTokenizerFast
 
 from distillation.alignment.audit import TokenizerAudit
-from distillation.alignment.token_bytes import tokens_as_bytes
 from distillation.audit_command import load_for_audit, main, read_texts
 from distillation.errors import AlignmentError, ModelError
+from distillation.tokenizers.token_bytes import tokens_as_bytes
 
 ROOT = Path(__file__).resolve().parents[3]
 HUB_SERVER = ROOT / "tests" / "unit" / "corpus" / "hub_server.py"

@@ -98,8 +98,8 @@ def test_word_level_text_with_its_own_unknown_words_is_text(tmp_path: Path) -> N
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from distillation.alignment import PairEncoder
     from distillation.evaluation.bits_per_byte import bits_per_byte
+    from distillation.tokenizers.pairs import PairEncoder
 
     tokenizers = {name: _tokenizer(byte_fallback=name == "teacher") for name in ("teacher", "student")}
     texts = _texts(150, "<unk>", "and", "<s>", "too")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from distillation.alignment.cutting import cut_pair
-from distillation.alignment.pairs import PairEncoder
 from distillation.errors import AlignmentError
 from distillation.evaluation.agreement import measure_agreement
+from distillation.tokenizers.cutting import cut_pair
+from distillation.tokenizers.pairs import PairEncoder
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,7 @@ def test_digits_in_groups_of_three_and_chat_template() -> None:
 
 @pytest.mark.parametrize("make", [wordpiece, unigram, sentencepiece_bpe])
 def test_family_is_named_as_the_aligner_names_it(make) -> None:
-    from distillation.alignment.token_bytes import tokenizer_family
+    from distillation.tokenizers.token_bytes import tokenizer_family
 
     tokenizer = make()
     assert probe_vocabulary(tokenizer, len(tokenizer)).family == tokenizer_family(tokenizer)

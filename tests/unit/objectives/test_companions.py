@@ -10,7 +10,7 @@ import torch
 from objective_reference import dense_logits, make_batch
 from torch import Tensor, nn
 
-from distillation.alignment import build_aligner
+from distillation.alignment.build import build_aligner
 from distillation.alignment.schedule import ScheduledAligner
 from distillation.config import ObjectiveSettings, TermWeights
 from distillation.objectives.companions import FLOOR, CrossModelAttention, build_companion
@@ -189,7 +189,7 @@ def test_a_schedule_passes_from_one_aligner_to_the_next(models: Any) -> None:
     pairs_batch = make_batch(models, "prefix", same=False)[2]
     from objective_reference import TEXTS
 
-    from distillation.alignment import PairEncoder
+    from distillation.tokenizers.pairs import PairEncoder
 
     pairs = PairEncoder(models["teacher_tokenizer"], models["student_tokenizer"]).encode(TEXTS)
     both = WindowCollator(0, 0, schedule)(pairs)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from objective_reference import TEXTS, make_batch
 
-from distillation.alignment import PairEncoder
 from distillation.alignment.base import Rows
 from distillation.config import TEXT_ALONE, ObjectiveSettings, TermWeights
 from distillation.objectives.distillation import DistillationObjective
 from distillation.teacher.live import LiveTeacher
+from distillation.tokenizers.pairs import PairEncoder
 from distillation.training.trainer import distilling
 from distillation.training.windows import WindowCollator
 

@@ -18,7 +18,6 @@ from objective_reference import (
 )
 from torch import Tensor
 
-from distillation.alignment import PairEncoder, tokens_as_bytes
 from distillation.config import (
     GoldSettings,
     LayerSettings,
@@ -31,6 +30,8 @@ from distillation.objectives.gold import matched_tokens
 from distillation.objectives.layers import build_projections, matched_layers
 from distillation.objectives.likelihood import boundary_tokens
 from distillation.teacher.live import LiveTeacher
+from distillation.tokenizers.pairs import PairEncoder
+from distillation.tokenizers.token_bytes import tokens_as_bytes
 from distillation.training.gradient_shares import gradient_shares
 from distillation.training.trainer import distilling
 

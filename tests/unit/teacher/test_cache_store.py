@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distillation.alignment.pairs import EncodedPair, EncodedText
 from distillation.config import CacheSettings
 from distillation.errors import JobError
 from distillation.teacher.cache import CacheReader, CacheStore, TeacherCache, shard_name
 from distillation.teacher.entries import WindowEntries, window_key
+from distillation.tokenizers.pairs import EncodedPair, EncodedText
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -24,7 +24,8 @@ from processors import TILES, VECTORS, give_processor
 from safetensors.torch import load_file
 from training_settings import make_settings
 
-from distillation.alignment import Aligner, build_aligner, build_schedule
+from distillation.alignment.base import Aligner
+from distillation.alignment.build import build_aligner, build_schedule
 from distillation.config import (
     AlignmentSettings,
     ObjectiveSettings,

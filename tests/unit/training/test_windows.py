@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distillation.alignment import PairEncoder, build_aligner
-from distillation.alignment.cutting import cut_pair
+from distillation.alignment.build import build_aligner
 from distillation.config import ModelReference
 from distillation.corpus.corpus import dataset_of
 from distillation.corpus.documents import Document, conversation_of
 from distillation.errors import AlignmentError
 from distillation.models.load import load_tokenizer
+from distillation.tokenizers.cutting import cut_pair
+from distillation.tokenizers.pairs import PairEncoder
 from distillation.training.windows import LengthBatchedSampler, WindowCollator, make_windows, remedy_for
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distillation.alignment.pairs import EncodedPair, EncodedText
+from distillation.tokenizers.pairs import EncodedPair, EncodedText
 
 
 @dataclass(frozen=True)

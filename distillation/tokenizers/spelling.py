@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distillation.alignment.pairs import content_normaliser
-from distillation.alignment.plain_text import PlainText
-from distillation.alignment.token_bytes import tokens_as_bytes
+from distillation.tokenizers.pairs import content_normaliser
+from distillation.tokenizers.plain_text import PlainText
+from distillation.tokenizers.token_bytes import tokens_as_bytes
 
 
 def are_spelled(tokenizer: Any, texts: Sequence[str]) -> list[bool]:

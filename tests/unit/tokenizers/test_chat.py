@@ -15,14 +15,14 @@ from chat_reference import TEMPLATES, Messages, SlowSide, chat_tokenizer, slow_p
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillation.alignment import PairEncoder, build_aligner
 from distillation.alignment.base import Rows
-from distillation.alignment.chat import ChatEncoder
-from distillation.alignment.chat_template import ChatTemplate
-from distillation.alignment.cutting import cut_pair
-from distillation.alignment.pairs import EncodedPair
-from distillation.alignment.spans import align_spans, group_ids, group_spans
+from distillation.alignment.build import build_aligner
 from distillation.errors import AlignmentError
+from distillation.tokenizers.chat import ChatEncoder
+from distillation.tokenizers.chat_template import ChatTemplate
+from distillation.tokenizers.cutting import cut_pair
+from distillation.tokenizers.pairs import EncodedPair, PairEncoder
+from distillation.tokenizers.spans import align_spans, group_ids, group_spans
 
 PAIRS = [("chatml", "llama"), ("llama", "chatml"), ("chatml", "trimming"), ("trimming", "chatml"),
          ("trimming", "llama"), ("chatml", "chatml"), ("chatml", "zephyr"),

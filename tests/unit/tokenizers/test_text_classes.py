@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distillation.alignment.kinds import (
+from distillation.tokenizers.text_classes import (
     CODE,
     KINDS,
     LEAST_RUN,
@@ -26,7 +26,7 @@ from distillation.alignment.kinds import (
     label_text,
     scripts_of,
 )
-from distillation.alignment.kinds import line_kinds as kinds_of_lines
+from distillation.tokenizers.text_classes import line_kinds as kinds_of_lines
 
 WORDS = {
     "LATIN": "Latin", "GREEK": "Greek", "CYRILLIC": "Cyrillic", "ARABIC": "Arabic", "HEBREW": "Hebrew",

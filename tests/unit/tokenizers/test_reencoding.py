@@ -18,10 +18,10 @@ from alignment_reference import (
 from hypothesis import given
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 
-from distillation.alignment import reencoding
-from distillation.alignment.reencoding import reencode
-from distillation.alignment.tables import sort_tokens
-from distillation.alignment.token_bytes import tokens_as_bytes
+from distillation.tokenizers import reencoding
+from distillation.tokenizers.prefix_tables import sort_tokens
+from distillation.tokenizers.reencoding import reencode
+from distillation.tokenizers.token_bytes import tokens_as_bytes
 
 
 def pieces_by_token(tokens: dict[int, bytes], other: Any) -> dict[bytes, list[int]]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from distillation.alignment.token_bytes import TokenBytes
+from distillation.tokenizers.token_bytes import TokenBytes
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from alignment_reference import exhaustive, slow_alignment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillation.alignment.pairs import EncodedPair, EncodedText
-from distillation.alignment.spans import Alignment, align_by_index, align_spans, group_ids, group_spans
+from distillation.tokenizers.pairs import EncodedPair, EncodedText
+from distillation.tokenizers.spans import Alignment, align_by_index, align_spans, group_ids, group_spans
 
 
 def encoded(ends: list[int]) -> EncodedText:

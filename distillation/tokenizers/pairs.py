@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from distillation.alignment.plain_text import PlainText
-from distillation.alignment.token_bytes import (
+from distillation.tokenizers.plain_text import PlainText
+from distillation.tokenizers.token_bytes import (
     SPACE_MARK,
     WORD_FAMILIES,
     TokenBytes,
     components,
     tokens_as_bytes,
 )
-from distillation.alignment.unspelled import (
+from distillation.tokenizers.unspelled import (
     Gap,
     PlacedTokens,
     causes_at,

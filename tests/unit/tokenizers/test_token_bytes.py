@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from distillation.alignment.audit import audit_tokenizers
-from distillation.alignment.pairs import PairEncoder
-from distillation.alignment.token_bytes import byte_alphabet, same_tokenizer, tokens_as_bytes
 from distillation.errors import AlignmentError
+from distillation.tokenizers.pairs import PairEncoder
+from distillation.tokenizers.token_bytes import byte_alphabet, same_tokenizer, tokens_as_bytes
 
 HARD_TEXTS = (
     *SENTENCES,

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from alignment_reference import slow_alignment
 
-from distillation.alignment import cutting, pairs, spans
-from distillation.alignment.pairs import EncodedPair, EncodedText, PairEncoder
+from distillation.tokenizers import cutting, pairs, spans
+from distillation.tokenizers.pairs import EncodedPair, EncodedText, PairEncoder
 
 Table = Mapping[int, bytes]
 

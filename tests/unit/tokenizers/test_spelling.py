@@ -8,8 +8,8 @@ from alignment_reference import END, SENTENCES, sentencepiece_bpe, sentencepiece
 from alignment_texts import FRAGMENTS
 from test_alignment_unspelled import few_bytes, letters
 
-from distillation.alignment.plain_text import PlainText
-from distillation.alignment.spelling import are_spelled
+from distillation.tokenizers.plain_text import PlainText
+from distillation.tokenizers.spelling import are_spelled
 
 TEXTS = [*SENTENCES, *FRAGMENTS, "", " two  spaces and a\ttab\n", "a Greek Ω, a Georgian ჯ"]
 

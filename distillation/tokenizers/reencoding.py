@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from distillation.alignment.pairs import puts_space_in_front
-from distillation.alignment.plain_text import PlainText, strings_to_spell, unchanging_backend
-from distillation.alignment.tables import SortedTokens
-from distillation.alignment.token_bytes import TokenBytes, components
+from distillation.tokenizers.pairs import puts_space_in_front
+from distillation.tokenizers.plain_text import PlainText, strings_to_spell, unchanging_backend
+from distillation.tokenizers.prefix_tables import SortedTokens
+from distillation.tokenizers.token_bytes import TokenBytes, components
 
 TOKENS_A_TEXT = 128
 """Tokens that are joined into one text; the tokenizer slows down on longer ones."""

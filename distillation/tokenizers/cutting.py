@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from distillation.alignment.pairs import EncodedPair, EncodedText
+from distillation.tokenizers.pairs import EncodedPair, EncodedText
 
 
 def cut_pair(pair: EncodedPair, max_tokens: int) -> Iterator[EncodedPair]:

@@ -17,8 +17,8 @@ from alignment_texts import text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillation.alignment.pairs import PairEncoder
-from distillation.alignment.token_bytes import backend_of
+from distillation.tokenizers.pairs import PairEncoder
+from distillation.tokenizers.token_bytes import backend_of
 
 NAMES = ("qwen2", "smollm", "gpt2", "gpt-neox-20b")
 READS_NFC = ("qwen2", "gpt-neox-20b")

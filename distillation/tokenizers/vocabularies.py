@@ -6,8 +6,8 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from distillation.alignment.tables import SortedTokens, ordinary_tokens, sort_tokens
-from distillation.alignment.token_bytes import TokenBytes, same_tokenizer, tokens_as_bytes
+from distillation.tokenizers.prefix_tables import SortedTokens, ordinary_tokens, sort_tokens
+from distillation.tokenizers.token_bytes import TokenBytes, same_tokenizer, tokens_as_bytes
 
 ROLES = ("eos", "bos", "pad", "unk")
 """In order of precedence, for a special token that has several."""

@@ -15,9 +15,9 @@ from alignment_reference import (
 from alignment_texts import text_of
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from distillation.alignment import PairEncoder
 from distillation.alignment.audit import audit_tokenizers
-from distillation.alignment.cutting import cut_pair
+from distillation.tokenizers.cutting import cut_pair
+from distillation.tokenizers.pairs import PairEncoder
 
 KNOWN = "abcdefghijklmnopqrstuvwxyz .,"
 

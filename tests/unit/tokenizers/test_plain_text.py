@@ -17,8 +17,8 @@ from alignment_reference import (
 )
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from distillation.alignment import PairEncoder
-from distillation.alignment.plain_text import PlainText, special_strings
+from distillation.tokenizers.pairs import PairEncoder
+from distillation.tokenizers.plain_text import PlainText, special_strings
 
 MARKED = f"an HTML <s>line</s>, <unk> and {END} or [SEP] or <pad>."
 

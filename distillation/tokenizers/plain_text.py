@@ -15,7 +15,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from distillation.alignment.token_bytes import backend_of, special_ids
+from distillation.tokenizers.token_bytes import backend_of, special_ids
 
 SAMPLING = ("dropout", "alpha", "nbest_size")
 """Settings of a model that make it cut the same text differently from call to call."""

@@ -14,11 +14,11 @@ from alignment_reference import END, SENTENCES, sentencepiece_bpe, vocabulary_by
 from alignment_texts import text_of
 from tokenizers import Tokenizer, processors
 
-from distillation.alignment import cutting, spans
-from distillation.alignment.pairs import EncodedPair, EncodedText, PairEncoder
-from distillation.alignment.plain_text import PlainText
-from distillation.alignment.spans import Alignment
-from distillation.alignment.token_bytes import TokenBytes
+from distillation.tokenizers import cutting, spans
+from distillation.tokenizers.pairs import EncodedPair, EncodedText, PairEncoder
+from distillation.tokenizers.plain_text import PlainText
+from distillation.tokenizers.spans import Alignment
+from distillation.tokenizers.token_bytes import TokenBytes
 
 Align = Callable[[Sequence[EncodedPair]], Alignment]
 

@@ -29,16 +29,16 @@ from typing import Any
 
 import numpy as np
 
-from distillation.alignment.chat_template import ChatTemplate, Message, RenderedChat
-from distillation.alignment.pairs import EncodedPair, EncodedText, PairEncoder
-from distillation.alignment.plain_text import (
+from distillation.tokenizers.chat_template import ChatTemplate, Message, RenderedChat
+from distillation.tokenizers.pairs import EncodedPair, EncodedText, PairEncoder
+from distillation.tokenizers.plain_text import (
     hidden_name,
     special_strings,
     unchanging_backend,
     with_hidden_names,
 )
-from distillation.alignment.token_bytes import TokenBytes
-from distillation.alignment.unspelled import byte_places
+from distillation.tokenizers.token_bytes import TokenBytes
+from distillation.tokenizers.unspelled import byte_places
 
 ANSWERING = "assistant"
 

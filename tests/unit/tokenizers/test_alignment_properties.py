@@ -13,7 +13,7 @@ from alignment_texts import MARKERS, text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillation.alignment.pairs import PairEncoder
+from distillation.tokenizers.pairs import PairEncoder
 
 NUM_EXAMPLES = 10_000
 LEAST_ACCEPTED = {"characters": 0.5, "words": 0.3, "sentencepiece_unigram": 0.4}

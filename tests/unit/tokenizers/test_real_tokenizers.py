@@ -13,14 +13,14 @@ import torch
 from alignment_reference import SlowPrefix, as_dense, slow_alignment, vocabulary_bytes
 from tokenizers import Tokenizer
 
-from distillation.alignment import build_aligner
 from distillation.alignment.audit import TokenizerAudit, audit_tokenizers
 from distillation.alignment.base import Aligner, Rows
-from distillation.alignment.pairs import EncodedPair, PairEncoder
-from distillation.alignment.spans import align_spans
-from distillation.alignment.token_bytes import tokens_as_bytes
-from distillation.alignment.vocabularies import map_specials
+from distillation.alignment.build import build_aligner
 from distillation.audit_command import read_texts
+from distillation.tokenizers.pairs import EncodedPair, PairEncoder
+from distillation.tokenizers.spans import align_spans
+from distillation.tokenizers.token_bytes import tokens_as_bytes
+from distillation.tokenizers.vocabularies import map_specials
 
 NUM_TEACHER_ROWS, NUM_STUDENT_ROWS = 151_936, 49_152
 CODE = "def f(x):\n    if x:\n        return  x + 1\n\n\n    return {\n\t'a': 10,\n    }\n" * 6

@@ -52,7 +52,7 @@ GROUPS = (MODELS, "Trainer", "data", "figures", "MLflow", "ZenML", "imports", "o
 COMMANDS = {
     "python -m pipelines.distillation --help": ("-m", "pipelines.distillation", "--help"),
     "python -m distillation.training --help": ("-m", "distillation.training", "--help"),
-    "python -m distillation.alignment.audit --help": ("-m", "distillation.alignment.audit", "--help"),
+    "python -m distillation.audit.audit --help": ("-m", "distillation.audit.audit", "--help"),
     "zenml --help": ("-m", "zenml.cli.cli", "--help"),
     "import torch": ("-c", "import torch"),
     "import transformers": ("-c", "import transformers"),

@@ -7,8 +7,8 @@ from typing import Annotated
 from zenml import step
 from zenml.types import HTMLString
 
-from distillation.alignment.audit import TokenizerAudit
 from distillation.alignment.base import Aligner
+from distillation.audit.audit import TokenizerAudit
 from distillation.config import AlignmentSettings, ModelReference, TrackingSettings
 from distillation.models.inspect.probe import ModelProbe
 from steps.caching import ALIGNMENT_CACHE
@@ -36,11 +36,11 @@ def build_aligner(
     Annotated[HTMLString, "audit_page"],
 ]:
     """Build the aligner of `alignment.strategy` and measure what it can use on this corpus."""
-    from distillation.alignment.audit import audit_tokenizers
     from distillation.alignment.build import build_schedule
     from distillation.alignment.cache import KEPT_ALIGNERS
+    from distillation.audit.audit import audit_tokenizers
+    from distillation.audit.page import audit_page
     from distillation.models.load import load_tokenizer
-    from distillation.report.audit import audit_page
 
     tokenizers = load_tokenizer(teacher, "teacher"), load_tokenizer(student, "student")
     rows = {

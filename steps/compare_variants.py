@@ -8,7 +8,7 @@ from typing import Annotated
 from zenml import step
 from zenml.types import HTMLString
 
-from distillation.alignment.audit import TokenizerAudit
+from distillation.audit.audit import TokenizerAudit
 from distillation.comparison import Comparison, StudentResult, make_plan, summarise
 from distillation.comparison.search import Found
 from distillation.config import ComparisonSettings

@@ -10,7 +10,7 @@ from steps.comparison_record import Outcome
 from steps.final_record import run_pages
 
 if TYPE_CHECKING:
-    from distillation.alignment.audit import TokenizerAudit
+    from distillation.audit.audit import TokenizerAudit
     from distillation.comparison import Comparison, Plan
     from distillation.comparison.search import Found
     from distillation.config import ComparisonSettings

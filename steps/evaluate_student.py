@@ -7,7 +7,7 @@ from typing import Annotated
 from zenml import step
 from zenml.types import HTMLString
 
-from distillation.alignment.audit import TokenizerAudit
+from distillation.audit.audit import TokenizerAudit
 from distillation.config import Settings
 from distillation.evaluation.result import Evaluation
 from distillation.models.inspect.probe import ModelProbe

@@ -15,7 +15,7 @@ from tracking.runs import Recorder
 from tracking.server import resolve_tracking_uri
 
 if TYPE_CHECKING:
-    from distillation.alignment.audit import TokenizerAudit
+    from distillation.audit.audit import TokenizerAudit
     from distillation.config import ModelSettings, Settings
     from distillation.corpus.corpus import Corpus
     from distillation.evaluation.result import Evaluation
@@ -69,8 +69,8 @@ def run_pages(
     corpus: Corpus,
 ) -> dict[str, str]:
     """Return the texts of a run by their path."""
+    from distillation.audit.page import audit_page
     from distillation.models.inspect.probe import probe_page
-    from distillation.report.audit import audit_page
 
     return {
         "settings.json": settings.model_dump_json(indent=2),

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from distillation.audit.page import audit_summary
 from distillation.evaluation.result import Evaluation, ModelResult, completeness
-from distillation.report.audit import audit_summary
 from distillation.report.breakdown import breakdown
 from distillation.report.drawings import comparison_drawings, group_drawings, training_drawings
 from distillation.report.facts import facts
@@ -39,7 +39,7 @@ from distillation.report.words import (
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from distillation.alignment.audit import TokenizerAudit
+    from distillation.audit.audit import TokenizerAudit
     from distillation.config import Settings
     from distillation.corpus.corpus import CorpusReport
     from distillation.models.inspect.probe import ModelProbe

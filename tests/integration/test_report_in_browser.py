@@ -48,7 +48,7 @@ def evaluation(tiny_teacher_dir, tiny_student_dir, sure_student_dir, english_doc
 
 @pytest.fixture(scope="module")
 def page(evaluation, tiny_teacher_dir, tiny_student_dir, english_documents):
-    from distillation.alignment.audit import audit_tokenizers
+    from distillation.audit.audit import audit_tokenizers
     from distillation.config import ModelReference, Settings
     from distillation.models.load import load_tokenizer
     from distillation.report.page import report_page

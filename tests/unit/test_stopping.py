@@ -117,7 +117,7 @@ def test_outside_of_the_block_signals_are_as_before() -> None:
     [
         "distillation.training",
         "distillation.training.caching",
-        "distillation.alignment.audit",
+        "distillation.audit.audit",
         "stacks.local",
     ],
 )

@@ -37,7 +37,7 @@ def histories():
 
 @pytest.fixture(scope="session")
 def audit(tiny_teacher_dir, tiny_student_dir, english_documents):
-    from distillation.alignment.audit import audit_tokenizers
+    from distillation.audit.audit import audit_tokenizers
     from distillation.config import ModelReference
     from distillation.models.load import load_tokenizer
 

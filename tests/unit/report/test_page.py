@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from distillation.audit.page import audit_page
 from distillation.config import Settings
-from distillation.report.audit import audit_page
 from distillation.report.page import report_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")

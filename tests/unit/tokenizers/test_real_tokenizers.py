@@ -13,10 +13,10 @@ import torch
 from alignment_reference import SlowPrefix, as_dense, slow_alignment, vocabulary_bytes
 from tokenizers import Tokenizer
 
-from distillation.alignment.audit import TokenizerAudit, audit_tokenizers
 from distillation.alignment.base import Aligner, Rows
 from distillation.alignment.build import build_aligner
-from distillation.audit_command import read_texts
+from distillation.audit.__main__ import read_texts
+from distillation.audit.audit import TokenizerAudit, audit_tokenizers
 from distillation.tokenizers.pairs import EncodedPair, PairEncoder
 from distillation.tokenizers.spans import align_spans
 from distillation.tokenizers.token_bytes import tokens_as_bytes

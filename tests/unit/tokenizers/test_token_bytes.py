@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from distillation.alignment.audit import audit_tokenizers
+from distillation.audit.audit import audit_tokenizers
 from distillation.errors import AlignmentError
 from distillation.tokenizers.pairs import PairEncoder
 from distillation.tokenizers.token_bytes import byte_alphabet, same_tokenizer, tokens_as_bytes

@@ -15,7 +15,7 @@ from alignment_reference import (
 from alignment_texts import text_of
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from distillation.alignment.audit import audit_tokenizers
+from distillation.audit.audit import audit_tokenizers
 from distillation.tokenizers.cutting import cut_pair
 from distillation.tokenizers.pairs import PairEncoder
 

@@ -14,8 +14,8 @@ from distillation.tokenizers.text_classes import SLICE_NAMES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from distillation.alignment.audit import TokenizerAudit
-    from distillation.alignment.coverage import AlignerCoverage, CorpusAudit, SliceAudit
+    from distillation.audit.audit import TokenizerAudit
+    from distillation.audit.coverage import AlignerCoverage, CorpusAudit, SliceAudit
 
 GROUP_KINDS = ("1:1", "1:n", "n:1", "n:m")
 """Teacher's to student's tokens between neighbouring shared boundaries."""

@@ -21,8 +21,8 @@ import pytest
 from alignment_reference import END, SENTENCES, trained_byte_level
 from transformers import PreTrainedTokenizerFast
 
-from distillation.alignment.audit import TokenizerAudit
-from distillation.audit_command import load_for_audit, main, read_texts
+from distillation.audit.__main__ import load_for_audit, main, read_texts
+from distillation.audit.audit import TokenizerAudit
 from distillation.errors import AlignmentError, ModelError
 from distillation.tokenizers.token_bytes import tokens_as_bytes
 
@@ -53,7 +53,7 @@ def text(tmp_path: Path) -> Path:
 
 def run(*arguments: str, program: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the audit as a user does, in a process of its own."""
-    start = ["-c", program] if program else ["-m", "distillation.alignment.audit"]
+    start = ["-c", program] if program else ["-m", "distillation.audit.audit"]
     return subprocess.run(
         [sys.executable, *start, *arguments], cwd=ROOT, env=os.environ | environment, capture_output=True,
         text=True, timeout=120, check=False,
@@ -98,7 +98,7 @@ def test_tables_fit_eighty_columns(
 
 def test_no_pytorch(saved: tuple[str, str], text: Path) -> None:
     program = (
-        "import sys; from distillation.audit_command import main; code = main(sys.argv[1:]);"
+        "import sys; from distillation.audit.__main__ import main; code = main(sys.argv[1:]);"
         "heavy = {'torch', 'transformers', 'matplotlib', 'datasets'} & set(sys.modules);"
         "sys.exit(str(heavy) if heavy else code)"
     )

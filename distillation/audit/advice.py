@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from distillation.alignment.coverage import IN_A_TEXT, REFUSED_TEXT, CorpusAudit, SliceAudit
+from distillation.audit.coverage import IN_A_TEXT, REFUSED_TEXT, CorpusAudit, SliceAudit
 from distillation.tokenizers.text_classes import SLICE_NAMES
 
 SAME_IDS = 0.99

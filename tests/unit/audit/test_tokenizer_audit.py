@@ -11,10 +11,10 @@ import torch
 from alignment_reference import END, SENTENCES, trained_byte_level, vocabulary_bytes
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from distillation.alignment.advice import ENOUGH_SHARED, MOSTLY_PAST
-from distillation.alignment.audit import TokenizerAudit, audit_tokenizers
 from distillation.alignment.build import build_aligner
-from distillation.alignment.coverage import BEYOND, LEFT_OUT, RESIDUAL, CorpusAudit
+from distillation.audit.advice import ENOUGH_SHARED, MOSTLY_PAST
+from distillation.audit.audit import TokenizerAudit, audit_tokenizers
+from distillation.audit.coverage import BEYOND, LEFT_OUT, RESIDUAL, CorpusAudit
 from distillation.errors import AlignmentError
 from distillation.tokenizers.cutting import cut_pair
 from distillation.tokenizers.pairs import PairEncoder

@@ -1,6 +1,6 @@
 """The tokenizer audit: what a pair of tokenizers allows, known before anything is trained.
 
-    python -m distillation.alignment.audit TEACHER STUDENT [TEXT ...] [--json] [--html PAGE]
+    python -m distillation.audit.audit TEACHER STUDENT [TEXT ...] [--json] [--html PAGE]
 
 It says how many ids mean the same on both sides (what truncation relies on), how many strings both have
 (what `shared` uses), what the student cannot write (what `prefix` puts into its residual), and on given texts
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from distillation.alignment.advice import advise
-from distillation.alignment.counting import VocabularyTables
-from distillation.alignment.coverage import CorpusAudit, audit_texts
+from distillation.audit.advice import advise
+from distillation.audit.counting import VocabularyTables
+from distillation.audit.coverage import CorpusAudit, audit_texts
 from distillation.tokenizers.pairs import PairEncoder
 from distillation.tokenizers.prefix_tables import longest_prefixes, offsets_by_id
 from distillation.tokenizers.token_bytes import TokenBytes, same_tokenizer
@@ -172,6 +172,6 @@ def _tables(vocabularies: Vocabularies, shared: Set[bytes]) -> VocabularyTables:
 
 
 if __name__ == "__main__":
-    from distillation.audit_command import main
+    from distillation.audit.__main__ import main
 
     sys.exit(main())

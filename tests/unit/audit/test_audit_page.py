@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 import re
 
-from distillation.alignment.coverage import BEYOND, AlignerCoverage
-from distillation.report.audit import audit_page, audit_summary
+from distillation.audit.coverage import BEYOND, AlignerCoverage
+from distillation.audit.page import audit_page, audit_summary
 from distillation.report.words import percent
 
 NAMES = {"whitespace": "white space", "common": "digits and signs"}

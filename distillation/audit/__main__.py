@@ -1,4 +1,4 @@
-"""The command line of the tokenizer audit: `python -m distillation.alignment.audit`.
+"""The command line of the tokenizer audit: `python -m distillation.audit.audit`.
 
 It reads only `tokenizer.json`, `tokenizer_config.json` and `config.json` of each model, from a directory or
 from the hub: no weights, and no PyTorch, whose import alone would take longer than the audit of a small
@@ -24,7 +24,7 @@ from distillation.models.load import Role, load_tokenizer, resolve_path
 from distillation.reading import parse_json, printable, read_json, reading_by_libraries
 
 if TYPE_CHECKING:
-    from distillation.alignment.audit import TokenizerAudit
+    from distillation.audit.audit import TokenizerAudit
 
 TOKENIZER, TOKENIZER_CONFIG, CONFIG = FILES = ("tokenizer.json", "tokenizer_config.json", "config.json")
 HUB_TIMEOUT = 5.0
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     from rich.console import Console
 
-    from distillation.alignment.audit_table import audit_tables
+    from distillation.audit.table import audit_tables
 
     console = Console()
     for part in audit_tables(audit):
@@ -88,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from distillation.alignment import audit as documentation
+    from distillation.audit import audit as documentation
 
     parser = argparse.ArgumentParser(
-        prog="python -m distillation.alignment.audit",
+        prog="python -m distillation.audit.audit",
         description=documentation.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _audit(chosen: argparse.Namespace) -> TokenizerAudit:
-    from distillation.alignment.audit import audit_tokenizers
+    from distillation.audit.audit import audit_tokenizers
 
     teacher, num_teacher_rows = load_for_audit(chosen.teacher, "teacher")
     student, num_student_rows = load_for_audit(chosen.student, "student")
@@ -142,7 +142,7 @@ def _audit(chosen: argparse.Namespace) -> TokenizerAudit:
 
 
 def _write_page(audit: TokenizerAudit, path: Path) -> None:
-    from distillation.report.audit import audit_page
+    from distillation.audit.page import audit_page
 
     try:
         path.write_text(audit_page(audit), encoding="utf-8")

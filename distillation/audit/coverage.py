@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 from pydantic import BaseModel, ConfigDict
 
-from distillation.alignment.counting import LOST, REFUSED, Tally, VocabularyTables
+from distillation.audit.counting import LOST, REFUSED, Tally, VocabularyTables
 from distillation.tokenizers.pairs import PairEncoder
 from distillation.tokenizers.text_classes import KINDS, SCRIPTS
 

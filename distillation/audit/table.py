@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from distillation.alignment.audit import TokenizerAudit
-from distillation.alignment.coverage import AlignerCoverage, CorpusAudit
+from distillation.audit.audit import TokenizerAudit
+from distillation.audit.coverage import AlignerCoverage, CorpusAudit
 from distillation.tokenizers.text_classes import SLICE_NAMES
 
 if TYPE_CHECKING:

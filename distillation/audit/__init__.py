@@ -1,0 +1,1 @@
+"""The audit of two tokenizers: what an alignment of theirs carries, counted, told and drawn."""

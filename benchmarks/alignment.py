@@ -37,7 +37,7 @@ def measure(
     import torch
     import transformers
 
-    from distillation.alignment.build import build_aligner
+    from distillation.aligners.build import build_aligner
     from distillation.tokenizers.pairs import PairEncoder
     from distillation.tokenizers.token_bytes import tokens_as_bytes
 

@@ -36,7 +36,7 @@ KINDS = ("text alone", "live", "sampling", "top_k")
 
 def measure(settings: Settings, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Return a row for text alone, for the live teacher and for each kind of cache."""
-    from distillation.alignment.build import build_aligner
+    from distillation.aligners.build import build_aligner
     from distillation.corpus.loading import load_corpus
     from distillation.models.load import load_pair
     from distillation.training.caching import fill_cache, prepare_cache

@@ -368,7 +368,7 @@ class ModelKind(Kind):
             load_model(reference, "student", device="cpu", dtype="float32")
 
     def _use(self, tokenizer: Any) -> None:
-        from distillation.alignment.build import build_aligner
+        from distillation.aligners.build import build_aligner
         from distillation.tokenizers.pairs import PairEncoder
 
         rows = {"teacher_rows": 3072, "student_rows": 3072}
@@ -518,7 +518,7 @@ def make_corpora(folder: Path) -> None:
 
 
 def _make_job_and_cache(base: Path) -> None:
-    from distillation.alignment.build import build_aligner
+    from distillation.aligners.build import build_aligner
     from distillation.config import parse_settings
     from distillation.corpus.loading import load_corpus
     from distillation.models.load import load_pair

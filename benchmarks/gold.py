@@ -99,7 +99,7 @@ def measure(
     settings: Settings, seeds: Sequence[int], folder: Path, names: Sequence[str] = SYSTEMS
 ) -> dict[str, Any]:
     """Train the student by some systems for each seed; return bits per byte, tokens/s and MiB by name."""
-    from distillation.alignment.build import build_aligner
+    from distillation.aligners.build import build_aligner
     from distillation.corpus.loading import load_corpus
     from distillation.models.load import load_pair
 

@@ -74,7 +74,7 @@ def make_case(options: argparse.Namespace) -> Case:
     import torch
     from transformers import AutoTokenizer
 
-    from distillation.alignment.build import build_aligner
+    from distillation.aligners.build import build_aligner
     from distillation.config import ObjectiveSettings
     from distillation.models.load import start_token_id
     from distillation.objectives.batch import BatchView, StudentOutput

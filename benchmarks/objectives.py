@@ -98,7 +98,7 @@ class Comparison:
 
     def prepare(self, change: Change, seed: int, folder: Path | None = None, **training: Any) -> Path:
         """Write the job directory of one student."""
-        from distillation.alignment.build import build_schedule
+        from distillation.aligners.build import build_schedule
         from distillation.training.job import prepare_job
 
         raw = self.settings.model_dump()

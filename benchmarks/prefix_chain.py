@@ -34,8 +34,8 @@ def train_with(rule: str, job_dir: Path) -> None:
     import torch
     from torch import Tensor
 
-    from distillation.alignment.base import Rows
-    from distillation.alignment.prefix import PrefixAligner
+    from distillation.aligners.base import Rows
+    from distillation.aligners.prefix import PrefixAligner
     from distillation.training.run import run_job
 
     move = PrefixAligner._move_chain

@@ -28,7 +28,7 @@ T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8
 
 def measure(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
     """Train every variant for every seed and return bits per byte by name."""
-    from distillation.alignment.build import build_aligner
+    from distillation.aligners.build import build_aligner
     from distillation.corpus.loading import load_corpus
     from distillation.models.load import load_pair
     from distillation.training.job import prepare_job

@@ -116,7 +116,7 @@ def train(job_dir: str) -> int:
 
 def prepare(raw: str, folder: str) -> int:
     """Write a job, or with `cache` a request for one, from raw settings as JSON; print its path last."""
-    from distillation.alignment.build import build_aligner
+    from distillation.aligners.build import build_aligner
     from distillation.config import parse_settings
     from distillation.corpus.loading import load_corpus
     from distillation.models.load import load_pair

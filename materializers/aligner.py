@@ -10,8 +10,8 @@ from zenml.enums import ArtifactType
 from zenml.materializers.base_materializer import BaseMaterializer
 from zenml.utils import io_utils
 
-from distillation.alignment.base import Aligner
-from distillation.alignment.build import load_aligner
+from distillation.aligners.base import Aligner
+from distillation.aligners.build import load_aligner
 
 if TYPE_CHECKING:
     from zenml.metadata.metadata_types import MetadataType

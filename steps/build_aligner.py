@@ -7,7 +7,7 @@ from typing import Annotated
 from zenml import step
 from zenml.types import HTMLString
 
-from distillation.alignment.base import Aligner
+from distillation.aligners.base import Aligner
 from distillation.audit.audit import TokenizerAudit
 from distillation.config import AlignmentSettings, ModelReference, TrackingSettings
 from distillation.models.inspect.probe import ModelProbe
@@ -36,8 +36,8 @@ def build_aligner(
     Annotated[HTMLString, "audit_page"],
 ]:
     """Build the aligner of `alignment.strategy` and measure what it can use on this corpus."""
-    from distillation.alignment.build import build_schedule
-    from distillation.alignment.cache import KEPT_ALIGNERS
+    from distillation.aligners.build import build_schedule
+    from distillation.aligners.store import KEPT_ALIGNERS
     from distillation.audit.audit import audit_tokenizers
     from distillation.audit.page import audit_page
     from distillation.models.load import load_tokenizer

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from zenml import step
 
-from distillation.alignment.base import Aligner
+from distillation.aligners.base import Aligner
 from distillation.config import Settings
 from distillation.teacher.cache import TeacherCache
 from steps.console import hide_loading_bars

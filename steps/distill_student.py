@@ -11,7 +11,7 @@ from typing import Annotated
 
 from zenml import step
 
-from distillation.alignment.base import Aligner
+from distillation.aligners.base import Aligner
 from distillation.config import Settings
 from distillation.teacher.cache import TeacherCache
 from distillation.training.student import Student
@@ -34,7 +34,7 @@ def distill_student(
 
     `fingerprint` stands for the files of both models.
     """
-    from distillation.training.aligner import make_aligner
+    from distillation.aligners.kept import make_aligner
     from distillation.training.job import prepare_job, read_job
     from distillation.training.run import run_job
 

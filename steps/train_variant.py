@@ -13,7 +13,7 @@ from typing import Annotated
 
 from zenml import get_step_context, step
 
-from distillation.alignment.base import Aligner
+from distillation.aligners.base import Aligner
 from distillation.comparison import Entry, StudentResult
 from distillation.comparison.search import Found
 from distillation.config import EvaluationSettings

@@ -17,7 +17,7 @@ from distillation.seals import read_sealed, write_sealed
 from distillation.sources import digest_of_sources
 
 if TYPE_CHECKING:
-    from distillation.alignment.base import Aligner
+    from distillation.aligners.base import Aligner
     from distillation.config import EvaluationSettings, ModelSettings
     from distillation.corpus.corpus import Corpus
     from distillation.teacher.cache import TeacherCache
@@ -33,7 +33,7 @@ def prepare_student(
     Raises:
         DistillationError: the aligner, the cache or the directory cannot be made.
     """
-    from distillation.training.aligner import make_aligner
+    from distillation.aligners.kept import make_aligner
     from distillation.training.job import prepare_job
 
     settings = entry.settings

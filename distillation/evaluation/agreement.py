@@ -80,7 +80,7 @@ def measure_agreement(
     """
     import torch
 
-    from distillation.alignment.build import build_aligner
+    from distillation.aligners.build import build_aligner
     from distillation.models.load import start_token_id
     from distillation.tokenizers.cutting import cut_pair
     from distillation.tokenizers.pairs import PairEncoder
@@ -208,7 +208,7 @@ def _rows(teacher_token_N: Tensor, student_token_N: Tensor) -> Any:
     """Return the rows of positions at shared boundaries: nothing emitted, nothing covered beyond."""
     import torch
 
-    from distillation.alignment.base import Rows
+    from distillation.aligners.base import Rows
 
     zeros = torch.zeros_like(student_token_N)
     return Rows(

@@ -31,7 +31,7 @@ from torch import Tensor
 from distillation.objectives.targets import ChunkTargets
 
 if TYPE_CHECKING:
-    from distillation.alignment.base import Aligner
+    from distillation.aligners.base import Aligner
     from distillation.config import CacheSettings
     from distillation.objectives.batch import BatchView
 

@@ -38,7 +38,7 @@ from distillation.objectives.uld import UldTerm
 from distillation.teacher.cached import CachedTeacher
 
 if TYPE_CHECKING:
-    from distillation.alignment.base import Aligner
+    from distillation.aligners.base import Aligner
     from distillation.alignment.teacher_rows import ChunkMemory
     from distillation.teacher.live import LiveTeacher, TeacherOutput
 

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from distillation.alignment.base import Aligner, Rows, Targets
+from distillation.aligners.base import Aligner, Rows, Targets
 from distillation.alignment.teacher_rows import ChunkMemory
 
 if TYPE_CHECKING:
+    from distillation.aligners.trained_heads import Companion
     from distillation.objectives.batch import BatchView
     from distillation.objectives.cached import Columns
-    from distillation.objectives.companions import Companion
 
 
 @dataclass(frozen=True)

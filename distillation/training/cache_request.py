@@ -25,7 +25,7 @@ from distillation.reading import read_bytes, read_json
 from distillation.training.inputs import check_inputs, without_places, write_inputs
 
 if TYPE_CHECKING:
-    from distillation.alignment.base import Aligner
+    from distillation.aligners.base import Aligner
     from distillation.corpus.corpus import Corpus
 
 logger = logging.getLogger(__name__)

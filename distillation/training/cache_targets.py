@@ -31,7 +31,7 @@ from distillation.teacher.sparse import largest_and_drawn, systematic_sample
 from distillation.training.windows import WindowCollator
 
 if TYPE_CHECKING:
-    from distillation.alignment.base import Aligner
+    from distillation.aligners.base import Aligner
     from distillation.models.decision import TeacherDecision
     from distillation.tokenizers.pairs import EncodedPair
 

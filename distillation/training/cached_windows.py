@@ -17,7 +17,7 @@ from distillation.teacher.cache import CacheReader
 from distillation.teacher.entries import WindowEntries, window_key
 
 if TYPE_CHECKING:
-    from distillation.alignment.base import Aligner
+    from distillation.aligners.base import Aligner
     from distillation.tokenizers.pairs import EncodedPair
     from distillation.training.windows import WindowCollator
 

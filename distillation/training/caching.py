@@ -80,7 +80,7 @@ class _Filling:
     """One process at work on a request."""
 
     def __init__(self, request: Path) -> None:
-        from distillation.alignment.build import load_aligner
+        from distillation.aligners.build import load_aligner
         from distillation.corpus.corpus import read_corpus
         from distillation.models.load import load_tokenizer
         from distillation.tokenizers.pairs import PairEncoder

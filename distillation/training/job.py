@@ -43,7 +43,7 @@ from distillation.sources import digest_of_sources
 from distillation.training.inputs import check_inputs, without_places, write_inputs
 
 if TYPE_CHECKING:
-    from distillation.alignment.base import Aligner
+    from distillation.aligners.base import Aligner
     from distillation.corpus.corpus import Corpus
     from distillation.teacher.cache import TeacherCache
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from distillation.alignment.base import Aligner
+    from distillation.aligners.base import Aligner
     from distillation.objectives.distillation import DistillationObjective
     from distillation.training.job import Job
 
@@ -31,7 +31,7 @@ def load_objective(
     Raises:
         ModelError: the teacher cannot be loaded, or a model cannot give what a term needs.
     """
-    from distillation.alignment.build import load_aligner
+    from distillation.aligners.build import load_aligner
     from distillation.models.load import load_model
     from distillation.objectives.distillation import DistillationObjective
     from distillation.teacher.cached import CachedTeacher
@@ -80,8 +80,8 @@ def _modules(job: Job, aligner: Aligner, teacher: PreTrainedModel, student: PreT
     """Return what is trained beside the student: companions of aligners, projections of hidden states."""
     from torch import nn
 
+    from distillation.aligners.trained_heads import build_companion
     from distillation.models.lm_head import LogitsReader
-    from distillation.objectives.companions import build_companion
     from distillation.objectives.layers import build_projections
 
     modules = nn.ModuleDict()

@@ -225,7 +225,7 @@ class TrainingRun:
     @property
     def is_control(self) -> bool:
         """Whether the student is taught what is wrong, to show what that does."""
-        from distillation.alignment.by_id import PadAligner
+        from distillation.aligners.truncate import PadAligner
 
         aligner = self.objective.aligner
         return aligner is not None and any(isinstance(stage, PadAligner) for stage in aligner.stages)

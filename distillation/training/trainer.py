@@ -41,7 +41,7 @@ from distillation.training.windows import LengthBatchedSampler
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from distillation.alignment.base import Aligner
+    from distillation.aligners.base import Aligner
 
 logger = logging.getLogger(__name__)
 BEST_METRIC = "held_out/bits_per_byte"

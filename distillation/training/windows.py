@@ -35,7 +35,7 @@ from distillation.tokenizers.spans import group_ids
 if TYPE_CHECKING:
     from datasets import Dataset as Documents
 
-    from distillation.alignment.base import Aligner
+    from distillation.aligners.base import Aligner
 
 logger = logging.getLogger(__name__)
 ENCODING_BATCH = 256

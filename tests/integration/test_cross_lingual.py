@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from distillation.alignment.build import build_aligner
+from distillation.aligners.build import build_aligner
 from distillation.config import Settings, parse_settings
 from distillation.corpus.loading import load_corpus
 from distillation.metrics_log import read_metrics

@@ -92,8 +92,8 @@ def test_a_cache_serves_what_it_can() -> None:
 
 
 def test_aligners_that_learn_are_known_to_the_settings() -> None:
-    from distillation.alignment import learning
-    from distillation.alignment.base import Aligner
+    from distillation.aligners import learned as learning
+    from distillation.aligners.base import Aligner
     from distillation.config.cache import LEARNING_ALIGNERS
 
     found = {one.name for one in vars(learning).values()

@@ -59,7 +59,7 @@ def closure(sources: Sources, entry: str) -> set[str]:
         (TRAINING, "distillation/models/memory_estimate.py"),
         (TRAINING, "distillation/config/objective.py"),
         (TRAINING, "distillation/evaluation/reliability.py"),
-        (TRAINING, "distillation/alignment/projection.py"),
+        (TRAINING, "distillation/aligners/projection.py"),
         (TRAINING, "distillation/objectives/uld.py"),
         (CACHE, "distillation/models/device.py"),
         (CACHE, "distillation/objectives/chunked.py"),

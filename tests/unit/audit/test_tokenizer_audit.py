@@ -11,7 +11,7 @@ import torch
 from alignment_reference import END, SENTENCES, trained_byte_level, vocabulary_bytes
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from distillation.alignment.build import build_aligner
+from distillation.aligners.build import build_aligner
 from distillation.audit.advice import ENOUGH_SHARED, MOSTLY_PAST
 from distillation.audit.audit import TokenizerAudit, audit_tokenizers
 from distillation.audit.coverage import BEYOND, LEFT_OUT, RESIDUAL, CorpusAudit

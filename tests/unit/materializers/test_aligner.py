@@ -17,7 +17,7 @@ def materializer(stored: Callable[[type], Any]) -> Any:
 
 
 def build(strategy: str, teacher: Path, student: Path) -> Any:
-    from distillation.alignment.build import build_aligner
+    from distillation.aligners.build import build_aligner
     from distillation.config import ModelReference
     from distillation.models.load import load_tokenizer
 
@@ -34,7 +34,7 @@ def build(strategy: str, teacher: Path, student: Path) -> Any:
 def test_round_trip(strategy: str, materializer: Any, tiny_teacher_dir: Path, tiny_student_dir: Path) -> None:
     import torch
 
-    from distillation.alignment.base import Aligner, Rows
+    from distillation.aligners.base import Aligner, Rows
 
     aligner = build(strategy, tiny_teacher_dir, tiny_student_dir)
     materializer.save(aligner)
@@ -73,8 +73,8 @@ def test_a_schedule_keeps_its_stages(
 ) -> None:
     import torch
 
-    from distillation.alignment.base import Aligner
-    from distillation.alignment.schedule import ScheduledAligner
+    from distillation.aligners.base import Aligner
+    from distillation.aligners.curriculum import ScheduledAligner
 
     stages = [build(strategy, tiny_teacher_dir, tiny_student_dir) for strategy in ("shared", "projection")]
     schedule = ScheduledAligner(stages, [0.5, 1.0])

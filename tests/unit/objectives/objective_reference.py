@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillation.alignment.build import build_schedule
+from distillation.aligners.build import build_schedule
 from distillation.tokenizers.pairs import PairEncoder
 from distillation.training.windows import WindowCollator
 

@@ -10,10 +10,10 @@ import torch
 from objective_reference import dense_logits, make_batch
 from torch import Tensor, nn
 
-from distillation.alignment.build import build_aligner
-from distillation.alignment.schedule import ScheduledAligner
+from distillation.aligners.build import build_aligner
+from distillation.aligners.curriculum import ScheduledAligner
+from distillation.aligners.trained_heads import FLOOR, CrossModelAttention, build_companion
 from distillation.config import ObjectiveSettings, TermWeights
-from distillation.objectives.companions import FLOOR, CrossModelAttention, build_companion
 from distillation.objectives.distillation import DistillationObjective
 from distillation.teacher.live import LiveTeacher
 from distillation.training.trainer import distilling

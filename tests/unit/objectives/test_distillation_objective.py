@@ -10,7 +10,7 @@ import pytest
 import torch
 from objective_reference import TEXTS, make_batch
 
-from distillation.alignment.base import Rows
+from distillation.aligners.base import Rows
 from distillation.config import TEXT_ALONE, ObjectiveSettings, TermWeights
 from distillation.objectives.distillation import DistillationObjective
 from distillation.teacher.live import LiveTeacher

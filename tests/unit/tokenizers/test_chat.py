@@ -15,8 +15,8 @@ from chat_reference import TEMPLATES, Messages, SlowSide, chat_tokenizer, slow_p
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillation.alignment.base import Rows
-from distillation.alignment.build import build_aligner
+from distillation.aligners.base import Rows
+from distillation.aligners.build import build_aligner
 from distillation.errors import AlignmentError
 from distillation.tokenizers.chat import ChatEncoder
 from distillation.tokenizers.chat_template import ChatTemplate

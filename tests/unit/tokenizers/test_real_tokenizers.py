@@ -13,8 +13,8 @@ import torch
 from alignment_reference import SlowPrefix, as_dense, slow_alignment, vocabulary_bytes
 from tokenizers import Tokenizer
 
-from distillation.alignment.base import Aligner, Rows
-from distillation.alignment.build import build_aligner
+from distillation.aligners.base import Aligner, Rows
+from distillation.aligners.build import build_aligner
 from distillation.audit.__main__ import read_texts
 from distillation.audit.audit import TokenizerAudit, audit_tokenizers
 from distillation.tokenizers.pairs import EncodedPair, PairEncoder

@@ -9,7 +9,7 @@ from typing import Any
 
 from training_settings import make_settings
 
-from distillation.alignment.build import build_aligner
+from distillation.aligners.build import build_aligner
 from distillation.config import CacheSettings, ObjectiveSettings, Settings, TermWeights
 from distillation.corpus.loading import load_corpus
 from distillation.models.load import load_model, load_pair, load_tokenizer, start_token_id

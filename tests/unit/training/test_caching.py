@@ -19,7 +19,7 @@ from caching_parts import fill, losses, make_parts, with_cache
 from processors import TILES, VECTORS, give_processor
 from safetensors.torch import load_file
 
-from distillation.alignment.base import Aligner
+from distillation.aligners.base import Aligner
 from distillation.config import ObjectiveSettings, Settings, TermWeights
 from distillation.corpus.corpus import Corpus, fingerprint_of
 from distillation.errors import JobError

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distillation.alignment.build import build_aligner
+from distillation.aligners.build import build_aligner
 from distillation.config import parse_settings
 from distillation.corpus.corpus import read_corpus
 from distillation.corpus.loading import load_corpus

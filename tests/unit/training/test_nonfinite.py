@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from training_settings import make_settings
 
-from distillation.alignment.build import build_aligner
+from distillation.aligners.build import build_aligner
 from distillation.config import CacheSettings, ModelReference
 from distillation.corpus.documents import Document, is_held_out
 from distillation.corpus.loading import load_corpus

@@ -24,8 +24,8 @@ from processors import TILES, VECTORS, give_processor
 from safetensors.torch import load_file
 from training_settings import make_settings
 
-from distillation.alignment.base import Aligner
-from distillation.alignment.build import build_aligner, build_schedule
+from distillation.aligners.base import Aligner
+from distillation.aligners.build import build_aligner, build_schedule
 from distillation.config import (
     AlignmentSettings,
     ObjectiveSettings,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from training_settings import make_settings
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from distillation.alignment.build import build_aligner
+from distillation.aligners.build import build_aligner
 from distillation.config import EvaluationSettings, ModelReference
 from distillation.corpus.loading import load_corpus
 from distillation.errors import ModelError

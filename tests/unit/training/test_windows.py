@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distillation.alignment.build import build_aligner
+from distillation.aligners.build import build_aligner
 from distillation.config import ModelReference
 from distillation.corpus.corpus import dataset_of
 from distillation.corpus.documents import Document, conversation_of

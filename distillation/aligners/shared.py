@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillation.alignment.base import Aligner, Rows, Targets, with_fallback
+from distillation.aligners.base import Aligner, Rows, Targets, with_fallback
 from distillation.tokenizers.pairs import EncodedPair
 from distillation.tokenizers.spans import Alignment, align_spans
 from distillation.tokenizers.vocabularies import Vocabularies, map_specials

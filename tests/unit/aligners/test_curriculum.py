@@ -8,9 +8,9 @@ import pytest
 import torch
 from alignment_reference import trained_byte_level
 
-from distillation.alignment.base import Aligner
-from distillation.alignment.build import build_schedule, load_aligner
-from distillation.alignment.schedule import ScheduledAligner
+from distillation.aligners.base import Aligner
+from distillation.aligners.build import build_schedule, load_aligner
+from distillation.aligners.curriculum import ScheduledAligner
 from distillation.errors import AlignmentError
 
 STAGES = (("shared", 0.25), ("prefix", 0.5), ("learned", 1.0))

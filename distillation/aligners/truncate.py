@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillation.alignment.base import Aligner, Rows, Targets, finish
+from distillation.aligners.base import Aligner, Rows, Targets, finish
 from distillation.tokenizers.pairs import EncodedPair
 from distillation.tokenizers.spans import Alignment, align_by_index
 from distillation.tokenizers.vocabularies import Vocabularies

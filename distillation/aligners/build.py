@@ -15,19 +15,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillation.alignment.base import FORMAT, SETTINGS_FILE, TABLES_FILE, Aligner, seal_of
-from distillation.alignment.by_id import (
+from distillation.aligners.base import FORMAT, SETTINGS_FILE, TABLES_FILE, Aligner, seal_of
+from distillation.aligners.curriculum import STAGES_FILE, ScheduledAligner, load_schedule
+from distillation.aligners.learned import AttentionAligner, LearnedAligner
+from distillation.aligners.prefix import PrefixAligner, build_prefix_tables
+from distillation.aligners.projection import ProjectionAligner, build_projection_tables
+from distillation.aligners.shared import SharedAligner, build_shared_tables
+from distillation.aligners.store import cache_entry, read_entry, write_entry
+from distillation.aligners.truncate import (
     PadAligner,
     TruncateAligner,
     build_pad_tables,
     build_truncate_tables,
 )
-from distillation.alignment.cache import cache_entry, read_entry, write_entry
-from distillation.alignment.learning import AttentionAligner, LearnedAligner
-from distillation.alignment.prefix import PrefixAligner, build_prefix_tables
-from distillation.alignment.projection import ProjectionAligner, build_projection_tables
-from distillation.alignment.schedule import STAGES_FILE, ScheduledAligner, load_schedule
-from distillation.alignment.shared import SharedAligner, build_shared_tables
 from distillation.errors import AlignmentError
 from distillation.tokenizers.vocabularies import Vocabularies, pair_vocabularies
 

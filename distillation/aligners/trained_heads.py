@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from distillation.alignment.base import Targets
+from distillation.aligners.base import Targets
 from distillation.objectives.chunked import OutputLayer
 
 if TYPE_CHECKING:

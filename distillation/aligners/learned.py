@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distillation.alignment.base import Aligner, Rows, Targets
-from distillation.alignment.prefix import PrefixAligner
+from distillation.aligners.base import Aligner, Rows, Targets
+from distillation.aligners.prefix import PrefixAligner
 
 if TYPE_CHECKING:
     from torch import Tensor

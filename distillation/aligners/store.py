@@ -19,14 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillation.alignment.base import FORMAT, SETTINGS_FILE
+from distillation.aligners.base import FORMAT, SETTINGS_FILE
 from distillation.errors import AlignmentError
 from distillation.sources import digest_of_sources
 from distillation.tokenizers.token_bytes import backend_of
 from distillation.tokenizers.vocabularies import ROLES
 
 if TYPE_CHECKING:
-    from distillation.alignment.base import Aligner
+    from distillation.aligners.base import Aligner
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def cache_entry(
     import tokenizers
 
     digest = hashlib.sha256()
-    code = digest_of_sources("distillation.alignment.build")  # another rule makes other tables
+    code = digest_of_sources("distillation.aligners.build")  # another rule makes other tables
     rest = [FORMAT, strategy, num_teacher_rows, num_student_rows, code, tokenizers.__version__]
     digest.update(json.dumps(rest).encode())
     for tokenizer in (teacher_tokenizer, student_tokenizer):

@@ -22,9 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from distillation.alignment import projection
-from distillation.alignment.base import Aligner, Rows
-from distillation.alignment.build import build_aligner
+from distillation.aligners import projection
+from distillation.aligners.base import Aligner, Rows
+from distillation.aligners.build import build_aligner
 from distillation.tokenizers.pairs import PairEncoder
 
 NUM_TEACHER_ROWS, NUM_STUDENT_ROWS = 151_936, 49_152

@@ -27,10 +27,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from distillation.alignment import base, prefix
-from distillation.alignment.base import Aligner, Rows
-from distillation.alignment.build import ALIGNERS as ALL_ALIGNERS
-from distillation.alignment.build import build_aligner, load_aligner
+from distillation.aligners import base, prefix
+from distillation.aligners.base import Aligner, Rows
+from distillation.aligners.build import ALIGNERS as ALL_ALIGNERS
+from distillation.aligners.build import build_aligner, load_aligner
 from distillation.alignment.teacher_rows import ChunkMemory, DenseRows
 from distillation.errors import AlignmentError
 from distillation.tokenizers.pairs import EncodedPair, PairEncoder

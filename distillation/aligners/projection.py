@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillation.alignment.base import Aligner, Rows, Targets, finish
+from distillation.aligners.base import Aligner, Rows, Targets, finish
 from distillation.tokenizers.pairs import EncodedPair
 from distillation.tokenizers.prefix_tables import SortedTokens, longest_prefixes, sort_tokens
 from distillation.tokenizers.reencoding import reencode

@@ -16,9 +16,10 @@ import torch
 from alignment_reference import END, trained_byte_level
 from tokenizers import Tokenizer
 
-from distillation.alignment import build, cache
-from distillation.alignment.base import Aligner
-from distillation.alignment.build import ALIGNERS, build_aligner, load_aligner
+from distillation.aligners import build
+from distillation.aligners import store as cache
+from distillation.aligners.base import Aligner
+from distillation.aligners.build import ALIGNERS, build_aligner, load_aligner
 from distillation.errors import AlignmentError
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -16,8 +16,8 @@ from alignment_texts import text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillation.alignment.base import Aligner, Rows
-from distillation.alignment.build import build_aligner
+from distillation.aligners.base import Aligner, Rows
+from distillation.aligners.build import build_aligner
 from distillation.tokenizers.pairs import EncodedPair, PairEncoder
 from distillation.tokenizers.spans import Alignment
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillation.alignment.base import Aligner, Rows, Targets
+from distillation.aligners.base import Aligner, Rows, Targets
 from distillation.errors import AlignmentError
 from distillation.files import write_json
 from distillation.tokenizers.spans import Alignment

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distillation.alignment.base import Aligner
+    from distillation.aligners.base import Aligner
     from distillation.config import Settings
 
 
 def make_aligner(settings: Settings) -> Aligner:
     """Return the aligner of `settings`, kept from an earlier call if there was one."""
-    from distillation.alignment.build import build_schedule
-    from distillation.alignment.cache import KEPT_ALIGNERS
+    from distillation.aligners.build import build_schedule
+    from distillation.aligners.store import KEPT_ALIGNERS
     from distillation.models.load import load_pair
 
     tokenizers, rows = load_pair(settings.models)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from distillation.alignment.teacher_rows import ChunkMemory, TeacherRows
+    from distillation.kernels.online_softmax import ChunkMemory, TeacherRows
 
 SETTINGS_FILE = "aligner.json"
 TABLES_FILE = "aligner.safetensors"

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distillation.aligners.base import Aligner, Rows, Targets, finish
-from distillation.alignment.teacher_rows import ChunkMemory, DenseRows, OnlineSoftmax, TeacherRows, logits_at
+from distillation.kernels.online_softmax import ChunkMemory, DenseRows, OnlineSoftmax, TeacherRows, logits_at
 from distillation.tokenizers.prefix_tables import longest_prefixes, offsets_by_id, prefix_ranges
 from distillation.tokenizers.reencoding import reencode
 from distillation.tokenizers.vocabularies import Vocabularies, map_specials

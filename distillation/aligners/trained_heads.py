@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from distillation.aligners.base import Targets
-from distillation.objectives.chunked import OutputLayer
+from distillation.kernels.chunked import OutputLayer
 
 if TYPE_CHECKING:
     from distillation.objectives.batch import BatchView

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from distillation.alignment.teacher_rows import tile_elements
+from distillation.kernels.online_softmax import tile_elements
 from distillation.models.inspect.architecture import ArchitectureProbe
 
 BYTES_PER_NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from distillation.objectives.chunked import OutputLayer
+from distillation.kernels.chunked import OutputLayer
 
 if TYPE_CHECKING:
     from distillation.teacher.cached import CachedTeacher

@@ -39,7 +39,7 @@ from distillation.teacher.cached import CachedTeacher
 
 if TYPE_CHECKING:
     from distillation.aligners.base import Aligner
-    from distillation.alignment.teacher_rows import ChunkMemory
+    from distillation.kernels.online_softmax import ChunkMemory
     from distillation.teacher.live import LiveTeacher, TeacherOutput
 
 FIXED_STATISTICS = ("num_tokens", "num_targets", "residual", "companion")

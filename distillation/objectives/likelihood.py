@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from distillation.config import LikelihoodSettings
-from distillation.objectives.chunked import even_chunks
+from distillation.kernels.chunked import even_chunks
 
 if TYPE_CHECKING:
     from distillation.objectives.batch import BatchView, Chunk

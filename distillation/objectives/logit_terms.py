@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from distillation.alignment.teacher_rows import ChunkMemory
 from distillation.config import DIVERGENCES
-from distillation.objectives.batch import BatchView, Chunk
-from distillation.objectives.chunked import (
+from distillation.kernels.chunked import (
     ChunkGradients,
     OutputLayer,
     by_autograd,
@@ -23,7 +21,9 @@ from distillation.objectives.chunked import (
     chunks_at,
     even_chunks,
 )
-from distillation.objectives.closed_form import Losses, Weights, dense_losses, sparse_losses
+from distillation.kernels.closed_form import Losses, Weights, dense_losses, sparse_losses
+from distillation.kernels.online_softmax import ChunkMemory
+from distillation.objectives.batch import BatchView, Chunk
 from distillation.objectives.divergences import divergence
 from distillation.objectives.targets import ChunkTargets
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from distillation.aligners.base import Aligner, Rows, Targets
-from distillation.alignment.teacher_rows import ChunkMemory
+from distillation.kernels.online_softmax import ChunkMemory
 
 if TYPE_CHECKING:
     from distillation.aligners.trained_heads import Companion

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from distillation.alignment.teacher_rows import (
+from distillation.kernels.online_softmax import (
     DenseRows,
     OnlineSoftmax,
     TeacherRows,

@@ -19,9 +19,9 @@ from torch import Tensor
 from distillation.config import DIVERGENCES, CacheSettings, Settings
 from distillation.errors import InputError, ModelError, one_line, shorten
 from distillation.files import write_atomically
+from distillation.kernels.chunked import even_chunks
 from distillation.models.load import load_model, need_start_token_id
 from distillation.objectives.batch import BatchView, StudentOutput
-from distillation.objectives.chunked import even_chunks
 from distillation.objectives.targets import ChunkTargets, TargetSource
 from distillation.seals import first_fault, read_sealed, write_sealed
 from distillation.teacher.cache import CacheReader

@@ -62,7 +62,7 @@ def closure(sources: Sources, entry: str) -> set[str]:
         (TRAINING, "distillation/aligners/projection.py"),
         (TRAINING, "distillation/objectives/uld.py"),
         (CACHE, "distillation/models/device.py"),
-        (CACHE, "distillation/objectives/chunked.py"),
+        (CACHE, "distillation/kernels/chunked.py"),
         (CACHE, "distillation/config/cache.py"),
         (EVALUATION, "distillation/evaluation/embedded_tasks.py"),
         ("steps.evaluate_student", "distillation/corpus/labels.py"),

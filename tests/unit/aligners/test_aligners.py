@@ -31,8 +31,8 @@ from distillation.aligners import base, prefix
 from distillation.aligners.base import Aligner, Rows
 from distillation.aligners.build import ALIGNERS as ALL_ALIGNERS
 from distillation.aligners.build import build_aligner, load_aligner
-from distillation.alignment.teacher_rows import ChunkMemory, DenseRows
 from distillation.errors import AlignmentError
+from distillation.kernels.online_softmax import ChunkMemory, DenseRows
 from distillation.tokenizers.pairs import EncodedPair, PairEncoder
 from distillation.tokenizers.spans import Alignment
 from distillation.tokenizers.token_bytes import tokens_as_bytes

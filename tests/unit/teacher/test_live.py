@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillation.alignment import teacher_rows
 from distillation.config import ModelReference
+from distillation.kernels import online_softmax as teacher_rows
 from distillation.models.load import load_model
 from distillation.teacher.live import LiveTeacher
 

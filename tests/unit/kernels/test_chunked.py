@@ -5,13 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distillation.objectives.chunked import (
-    OutputLayer,
-    by_autograd,
-    chunked_output_loss,
-    chunks_at,
-    even_chunks,
-)
+from distillation.kernels.chunked import OutputLayer, by_autograd, chunked_output_loss, chunks_at, even_chunks
 
 
 def loss_pieces(labels: torch.Tensor):

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distillation.objectives.compiled import compiled_on_device
+from distillation.kernels.compiled import compiled_on_device
 from distillation.objectives.divergences import LEAST_PROBABILITY
 
 TILE_ELEMENTS = 1 << 20

@@ -9,12 +9,12 @@ import torch
 from objective_reference import make_batch
 from torch import Tensor
 
-from distillation.alignment.teacher_rows import Workspace
 from distillation.config import ObjectiveSettings, TermWeights
-from distillation.objectives import closed_form
+from distillation.kernels import closed_form
+from distillation.kernels.chunked import OutputLayer
+from distillation.kernels.closed_form import Losses, Weights, dense_losses, sparse_losses
+from distillation.kernels.online_softmax import Workspace
 from distillation.objectives.cached import Columns
-from distillation.objectives.chunked import OutputLayer
-from distillation.objectives.closed_form import Losses, Weights, dense_losses, sparse_losses
 from distillation.objectives.distillation import DistillationObjective
 from distillation.objectives.divergences import divergence
 from distillation.objectives.logit_terms import LogitTerms

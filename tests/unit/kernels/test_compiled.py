@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distillation.objectives import closed_form, compiled
-from distillation.objectives.closed_form import Losses, Weights, dense_losses, sparse_losses
+from distillation.kernels import closed_form, compiled
+from distillation.kernels.closed_form import Losses, Weights, dense_losses, sparse_losses
 
 WEIGHTS = Weights(0.1, 0.9)
 SIZES = ((50, 9, 6), (50, 9, 9), (50, 12, 3), (70, 8, 1))

@@ -5,12 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distillation.alignment.teacher_rows import (
-    DenseRows,
-    OnlineSoftmax,
-    column_slices,
-    logits_at,
-)
+from distillation.kernels.online_softmax import DenseRows, OnlineSoftmax, column_slices, logits_at
 
 
 @pytest.fixture(params=["rising", "falling", "mixed"])

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from distillation.alignment.teacher_rows import Workspace
+from distillation.kernels.online_softmax import Workspace
 
 ChunkLoss = Callable[[tuple[Tensor, ...], slice], tuple[Tensor, Tensor]]
 """(logits_nV float32 of each layer, which positions) -> (loss, summed over the chunk; any statistics)."""

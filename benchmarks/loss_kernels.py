@@ -76,10 +76,10 @@ def make_case(options: argparse.Namespace) -> Case:
 
     from distillation.aligners.build import build_aligner
     from distillation.config import ObjectiveSettings
+    from distillation.losses.base import BatchView, StudentOutput
+    from distillation.losses.objective import DistillationObjective
+    from distillation.losses.targets import tail_rows
     from distillation.models.load import start_token_id
-    from distillation.objectives.batch import BatchView, StudentOutput
-    from distillation.objectives.distillation import DistillationObjective
-    from distillation.objectives.targets import tail_rows
     from distillation.tokenizers.pairs import PairEncoder
     from distillation.training.windows import WindowCollator, make_windows
 

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from distillation.kernels.compiled import compiled_on_device
-from distillation.objectives.divergences import LEAST_PROBABILITY
+from distillation.losses.divergences import LEAST_PROBABILITY
 
 TILE_ELEMENTS = 1 << 20
 """Logits that are worked on at a time on a processor: 4 MiB in float32. A device takes all at once."""

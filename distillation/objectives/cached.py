@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from distillation.objectives.targets import ChunkTargets
+from distillation.losses.targets import ChunkTargets
 
 if TYPE_CHECKING:
     from distillation.aligners.base import Aligner
     from distillation.config import CacheSettings
-    from distillation.objectives.batch import BatchView
+    from distillation.losses.base import BatchView
 
 IMPOSSIBLE = -1e4
 """Log-probability of what does not exist, finite for the gradient's sake."""

@@ -20,9 +20,9 @@ from distillation.config import DIVERGENCES, CacheSettings, Settings
 from distillation.errors import InputError, ModelError, one_line, shorten
 from distillation.files import write_atomically
 from distillation.kernels.chunked import even_chunks
+from distillation.losses.base import BatchView, StudentOutput
+from distillation.losses.targets import ChunkTargets, TargetSource
 from distillation.models.load import load_model, need_start_token_id
-from distillation.objectives.batch import BatchView, StudentOutput
-from distillation.objectives.targets import ChunkTargets, TargetSource
 from distillation.seals import first_fault, read_sealed, write_sealed
 from distillation.teacher.cache import CacheReader
 from distillation.teacher.entries import KEY_BYTES, WindowEntries
@@ -61,7 +61,7 @@ class TargetWriter:
     def __init__(
         self, settings: Settings, aligner: Aligner, tokenizers: Sequence[Any], decision: TeacherDecision
     ) -> None:
-        from distillation.objectives.likelihood import boundary_tokens
+        from distillation.losses.likelihood import boundary_tokens
         from distillation.tokenizers.token_bytes import tokens_as_bytes
 
         assert settings.cache is not None

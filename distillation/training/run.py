@@ -52,7 +52,7 @@ from distillation.training.processes import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
 
-    from distillation.objectives.distillation import DistillationObjective
+    from distillation.losses.objective import DistillationObjective
     from distillation.training.cached_windows import CachedCollator
     from distillation.training.trainer import DistillationTrainer
     from distillation.training.windows import WindowCollator, Windows
@@ -173,7 +173,7 @@ class TrainingRun:
         from distillation.corpus.corpus import read_corpus
         from distillation.models.load import load_model, load_tokenizer, rows_of_pair
         from distillation.tokenizers.pairs import PairEncoder
-        from distillation.training.objective import load_objective
+        from distillation.training.build_objective import load_objective
         from distillation.training.trial import make_savable, name_of
         from distillation.training.windows import make_windows, remedy_for
 

@@ -22,9 +22,9 @@ from transformers import Trainer
 
 from distillation.errors import JobError
 from distillation.evaluation.bits_per_byte import bits_per_byte
+from distillation.losses.base import IGNORED, StudentOutput, stage_suffix
+from distillation.losses.objective import DistillationObjective
 from distillation.models.lm_head import LogitsReader
-from distillation.objectives.batch import IGNORED, StudentOutput, stage_suffix
-from distillation.objectives.distillation import DistillationObjective
 from distillation.training import nonfinite
 from distillation.training.checkpoints import (
     COMPANIONS,

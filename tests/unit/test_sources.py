@@ -60,7 +60,7 @@ def closure(sources: Sources, entry: str) -> set[str]:
         (TRAINING, "distillation/config/objective.py"),
         (TRAINING, "distillation/evaluation/reliability.py"),
         (TRAINING, "distillation/aligners/projection.py"),
-        (TRAINING, "distillation/objectives/uld.py"),
+        (TRAINING, "distillation/losses/uld.py"),
         (CACHE, "distillation/models/device.py"),
         (CACHE, "distillation/kernels/chunked.py"),
         (CACHE, "distillation/config/cache.py"),
@@ -89,7 +89,7 @@ def test_an_edit_of_what_does_not_run_is_not(copy: Path) -> None:
     edit(copy, "distillation/comparison/summarise.py")
     for entry in (TRAINING, CACHE):
         assert Sources(copy).digest(entry) == before[entry]
-    edit(copy, "distillation/objectives/gold.py")
+    edit(copy, "distillation/losses/gold.py")
     assert Sources(copy).digest(CACHE) == before[CACHE]
     assert Sources(copy).digest(TRAINING) != before[TRAINING]
 

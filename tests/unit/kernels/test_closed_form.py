@@ -14,10 +14,10 @@ from distillation.kernels import closed_form
 from distillation.kernels.chunked import OutputLayer
 from distillation.kernels.closed_form import Losses, Weights, dense_losses, sparse_losses
 from distillation.kernels.online_softmax import Workspace
+from distillation.losses.divergences import divergence
+from distillation.losses.logit_terms import LogitTerms
+from distillation.losses.objective import DistillationObjective
 from distillation.objectives.cached import Columns
-from distillation.objectives.distillation import DistillationObjective
-from distillation.objectives.divergences import divergence
-from distillation.objectives.logit_terms import LogitTerms
 from distillation.teacher.live import LiveTeacher
 from distillation.training.trainer import distilling
 

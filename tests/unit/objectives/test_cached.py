@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from distillation.config import DIVERGENCES, CacheSettings
+from distillation.losses.divergences import divergence
 from distillation.objectives.cached import CachedTargets, Columns
-from distillation.objectives.divergences import divergence
 from distillation.teacher.sparse import SparseRows, largest, largest_and_drawn
 
 NUM_ROWS, WIDTH = 6, 12

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from distillation.objectives.divergences import divergence
+from distillation.losses.divergences import divergence
 from distillation.teacher.sparse import SparseRows, largest, largest_and_drawn, systematic_sample
 
 

@@ -12,15 +12,15 @@ from training_settings import make_settings
 from distillation.aligners.build import build_aligner
 from distillation.config import CacheSettings, ObjectiveSettings, Settings, TermWeights
 from distillation.corpus.loading import load_corpus
+from distillation.losses.objective import DistillationObjective
 from distillation.models.load import load_model, load_pair, load_tokenizer, start_token_id
-from distillation.objectives.distillation import DistillationObjective
 from distillation.teacher.cache import CacheReader, TeacherCache
 from distillation.teacher.cached import CachedTeacher
 from distillation.teacher.live import LiveTeacher
 from distillation.tokenizers.pairs import PairEncoder
+from distillation.training.build_objective import _tables
 from distillation.training.cached_windows import CachedCollator
 from distillation.training.caching import fill_cache, prepare_cache
-from distillation.training.objective import _tables
 from distillation.training.trainer import distilling
 from distillation.training.windows import WindowCollator, make_windows
 

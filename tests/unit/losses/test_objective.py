@@ -12,7 +12,7 @@ from objective_reference import TEXTS, make_batch
 
 from distillation.aligners.base import Rows
 from distillation.config import TEXT_ALONE, ObjectiveSettings, TermWeights
-from distillation.objectives.distillation import DistillationObjective
+from distillation.losses.objective import DistillationObjective
 from distillation.teacher.live import LiveTeacher
 from distillation.tokenizers.pairs import PairEncoder
 from distillation.training.trainer import distilling

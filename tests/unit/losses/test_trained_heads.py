@@ -14,7 +14,7 @@ from distillation.aligners.build import build_aligner
 from distillation.aligners.curriculum import ScheduledAligner
 from distillation.aligners.trained_heads import FLOOR, CrossModelAttention, build_companion
 from distillation.config import ObjectiveSettings, TermWeights
-from distillation.objectives.distillation import DistillationObjective
+from distillation.losses.objective import DistillationObjective
 from distillation.teacher.live import LiveTeacher
 from distillation.training.trainer import distilling
 from distillation.training.windows import WindowCollator
@@ -68,7 +68,7 @@ def test_learned_equals_its_formula(models: Any) -> None:
     companion.zero_grad()
     logits_BTV, _ = dense_logits(models, student, batch)
     with distilling(student, rule):
-        from distillation.objectives.batch import BatchView, StudentOutput
+        from distillation.losses.base import BatchView, StudentOutput
 
         view = BatchView(batch, StudentOutput(logits_BTV, None, None, logits_BTV.shape[-1]), rule.teacher)
         base = rule.target_source(view).of_chunk(slice(0, len(view.labels_N)))

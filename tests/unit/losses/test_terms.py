@@ -25,10 +25,10 @@ from distillation.config import (
     ObjectiveSettings,
     TermWeights,
 )
-from distillation.objectives.distillation import DistillationObjective
-from distillation.objectives.gold import matched_tokens
-from distillation.objectives.layers import build_projections, matched_layers
-from distillation.objectives.likelihood import boundary_tokens
+from distillation.losses.gold import matched_tokens
+from distillation.losses.layers import build_projections, matched_layers
+from distillation.losses.likelihood import boundary_tokens
+from distillation.losses.objective import DistillationObjective
 from distillation.teacher.live import LiveTeacher
 from distillation.tokenizers.pairs import PairEncoder
 from distillation.tokenizers.token_bytes import tokens_as_bytes

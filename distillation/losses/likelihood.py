@@ -34,7 +34,7 @@ from distillation.config import LikelihoodSettings
 from distillation.kernels.chunked import even_chunks
 
 if TYPE_CHECKING:
-    from distillation.objectives.batch import BatchView, Chunk
+    from distillation.losses.base import BatchView, Chunk
     from distillation.tokenizers.token_bytes import TokenBytes
 
 LARGEST_LOG_PROB = -1e-4

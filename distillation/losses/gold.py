@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from distillation.objectives.uld import sorted_difference
+from distillation.losses.uld import sorted_difference
 
 if TYPE_CHECKING:
-    from distillation.objectives.batch import BatchView, Chunk
+    from distillation.losses.base import BatchView, Chunk
 
 LEAST_PROBABILITY = 1e-8
 """As in TRL: stands for less in a logarithm and in a merge."""

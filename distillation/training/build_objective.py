@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from distillation.aligners.base import Aligner
-    from distillation.objectives.distillation import DistillationObjective
+    from distillation.losses.objective import DistillationObjective
     from distillation.training.job import Job
 
 
@@ -32,8 +32,8 @@ def load_objective(
         ModelError: the teacher cannot be loaded, or a model cannot give what a term needs.
     """
     from distillation.aligners.build import load_aligner
+    from distillation.losses.objective import DistillationObjective
     from distillation.models.load import load_model
-    from distillation.objectives.distillation import DistillationObjective
     from distillation.teacher.cached import CachedTeacher
     from distillation.teacher.live import LiveTeacher
 
@@ -81,8 +81,8 @@ def _modules(job: Job, aligner: Aligner, teacher: PreTrainedModel, student: PreT
     from torch import nn
 
     from distillation.aligners.trained_heads import build_companion
+    from distillation.losses.layers import build_projections
     from distillation.models.lm_head import LogitsReader
-    from distillation.objectives.layers import build_projections
 
     modules = nn.ModuleDict()
     for index, stage in enumerate(aligner.stages):
@@ -103,8 +103,8 @@ def _modules(job: Job, aligner: Aligner, teacher: PreTrainedModel, student: PreT
 
 def _tables(job: Job, tokenizers: tuple[Any, Any], aligner: Aligner, device: str) -> dict[str, Tensor]:
     """Return the tensors, on `device`, of terms that need the tokenizers."""
-    from distillation.objectives.gold import matched_tokens
-    from distillation.objectives.likelihood import boundary_tokens
+    from distillation.losses.gold import matched_tokens
+    from distillation.losses.likelihood import boundary_tokens
     from distillation.tokenizers.token_bytes import tokens_as_bytes
 
     tables = {}

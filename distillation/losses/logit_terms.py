@@ -23,12 +23,12 @@ from distillation.kernels.chunked import (
 )
 from distillation.kernels.closed_form import Losses, Weights, dense_losses, sparse_losses
 from distillation.kernels.online_softmax import ChunkMemory
-from distillation.objectives.batch import BatchView, Chunk
-from distillation.objectives.divergences import divergence
-from distillation.objectives.targets import ChunkTargets
+from distillation.losses.base import BatchView, Chunk
+from distillation.losses.divergences import divergence
+from distillation.losses.targets import ChunkTargets
 
 if TYPE_CHECKING:
-    from distillation.objectives.distillation import DistillationObjective
+    from distillation.losses.objective import DistillationObjective
 
 
 class LogitTerms:

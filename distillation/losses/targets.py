@@ -23,7 +23,7 @@ from distillation.kernels.online_softmax import ChunkMemory
 
 if TYPE_CHECKING:
     from distillation.aligners.trained_heads import Companion
-    from distillation.objectives.batch import BatchView
+    from distillation.losses.base import BatchView
     from distillation.objectives.cached import Columns
 
 

@@ -26,15 +26,15 @@ import torch
 from torch import Tensor, nn
 
 from distillation.config import DIVERGENCES, ObjectiveSettings
+from distillation.losses.base import BatchView, StudentOutput, stage_suffix
+from distillation.losses.gold import GoldTerm
+from distillation.losses.layers import attention_loss, hidden_loss
+from distillation.losses.likelihood import LikelihoodTerm
+from distillation.losses.logit_terms import LogitTerms
+from distillation.losses.targets import TargetSource
+from distillation.losses.uld import UldTerm
 from distillation.models.decision import ChunkSizes, chunk_sizes_of
-from distillation.objectives.batch import BatchView, StudentOutput, stage_suffix
 from distillation.objectives.cached import CachedTargets
-from distillation.objectives.gold import GoldTerm
-from distillation.objectives.layers import attention_loss, hidden_loss
-from distillation.objectives.likelihood import LikelihoodTerm
-from distillation.objectives.logit_terms import LogitTerms
-from distillation.objectives.targets import TargetSource
-from distillation.objectives.uld import UldTerm
 from distillation.teacher.cached import CachedTeacher
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from distillation.objectives.batch import BatchView
+    from distillation.losses.base import BatchView
 
 
 def matched_layers(num_student: int, num_teacher: int, count: int) -> list[tuple[int, int]]:

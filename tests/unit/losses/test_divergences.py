@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distillation.config import DivergenceName
-from distillation.objectives.divergences import divergence
+from distillation.losses.divergences import divergence
 
 NAMES = get_args(DivergenceName)
 

@@ -1,0 +1,1 @@
+"""Losses: one file each, what they read, and their sum."""

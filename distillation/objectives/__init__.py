@@ -1,1 +1,0 @@
-"""Objectives: divergences, the output layer in chunks, and the distillation objective over both."""

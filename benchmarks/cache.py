@@ -39,7 +39,7 @@ def measure(settings: Settings, seeds: Sequence[int]) -> list[dict[str, Any]]:
     from distillation.aligners.build import build_aligner
     from distillation.corpus.loading import load_corpus
     from distillation.models.load import load_pair
-    from distillation.training.caching import fill_cache, prepare_cache
+    from distillation.teachers.cache.fill import fill_cache, prepare_cache
     from distillation.training.job import prepare_job
     from distillation.training.run import run_job
 

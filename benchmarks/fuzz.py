@@ -435,7 +435,7 @@ class CacheKind(Kind):
 
     def read(self, folder: Path) -> None:
         """Read the case."""
-        from distillation.teacher.cache import CacheReader, CacheStore
+        from distillation.teachers.cache.store import CacheReader, CacheStore
 
         place = next((folder / "cache").glob("*/shards")).parent
         CacheStore(place).planned()
@@ -522,7 +522,7 @@ def _make_job_and_cache(base: Path) -> None:
     from distillation.config import parse_settings
     from distillation.corpus.loading import load_corpus
     from distillation.models.load import load_pair
-    from distillation.training.caching import fill_cache, prepare_cache
+    from distillation.teachers.cache.fill import fill_cache, prepare_cache
     from distillation.training.job import prepare_job
     from distillation.training.run import run_job
 

@@ -127,7 +127,7 @@ def _teacher(labels_BS: Any, options: argparse.Namespace) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from distillation.teacher.live import LiveTeacher, TeacherOutput
+    from distillation.teachers.live import LiveTeacher, TeacherOutput
 
     num_rows, width = options.rows[0], options.widths[0]
     config = LlamaConfig(

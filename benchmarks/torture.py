@@ -120,7 +120,7 @@ def prepare(raw: str, folder: str) -> int:
     from distillation.config import parse_settings
     from distillation.corpus.loading import load_corpus
     from distillation.models.load import load_pair
-    from distillation.training.caching import prepare_cache
+    from distillation.teachers.cache.fill import prepare_cache
     from distillation.training.job import prepare_job
 
     settings: Any = parse_settings(json.loads(raw))
@@ -133,8 +133,8 @@ def prepare(raw: str, folder: str) -> int:
 
 
 def fill(request: str) -> int:
-    """`python -m distillation.training.caching REQUEST_DIR`."""
-    from distillation.training.caching import main
+    """`python -m distillation.teachers.cache.fill REQUEST_DIR`."""
+    from distillation.teachers.cache.fill import main
 
     return main([request])
 
@@ -1383,7 +1383,7 @@ def new_context() -> Any:
     preloaded = [
         "distillation.training.run",
         "distillation.training.trainer",
-        "distillation.training.caching",
+        "distillation.teachers.cache.fill",
     ]
     context.set_forkserver_preload([*preloaded, "transformers.models.qwen3_moe", "transformers.models.llama"])
     return context

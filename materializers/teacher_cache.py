@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from zenml.enums import ArtifactType
 from zenml.materializers.base_materializer import BaseMaterializer
 
-from distillation.teacher.cache import TeacherCache
+from distillation.teachers.cache.store import TeacherCache
 
 if TYPE_CHECKING:
     from zenml.metadata.metadata_types import MetadataType

@@ -13,7 +13,7 @@ from zenml import step
 
 from distillation.aligners.base import Aligner
 from distillation.config import Settings
-from distillation.teacher.cache import TeacherCache
+from distillation.teachers.cache.store import TeacherCache
 from steps.console import hide_loading_bars
 from steps.types import Corpus
 
@@ -23,7 +23,7 @@ def cache_teacher(
     corpus: Corpus, aligner: Aligner, settings: Settings, fingerprint: str
 ) -> Annotated[TeacherCache, "teacher_cache"]:
     """Fill the cache of `settings.cache`; `fingerprint` stands for the files of both models."""
-    from distillation.training.caching import fill_cache, prepare_cache
+    from distillation.teachers.cache.fill import fill_cache, prepare_cache
 
     assert settings.cache is not None
     hide_loading_bars(settings.models)

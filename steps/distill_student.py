@@ -13,7 +13,7 @@ from zenml import step
 
 from distillation.aligners.base import Aligner
 from distillation.config import Settings
-from distillation.teacher.cache import TeacherCache
+from distillation.teachers.cache.store import TeacherCache
 from distillation.training.student import Student
 from steps.caching import TRAINING_CACHE
 from steps.console import hide_loading_bars

@@ -19,7 +19,7 @@ from distillation.comparison.search import Found
 from distillation.config import EvaluationSettings
 from distillation.errors import DistillationError, JobError, SearchError, one_line
 from distillation.stopping import working_on
-from distillation.teacher.cache import TeacherCache
+from distillation.teachers.cache.store import TeacherCache
 from steps.comparison_runs import student_forwarder
 from steps.console import hide_loading_bars
 from steps.recording import pipeline_run_spec

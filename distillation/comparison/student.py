@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from distillation.aligners.base import Aligner
     from distillation.config import EvaluationSettings, ModelSettings
     from distillation.corpus.corpus import Corpus
-    from distillation.teacher.cache import TeacherCache
+    from distillation.teachers.cache.store import TeacherCache
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def prepare_student(
     if entry.kind == "truncate" or (aligner is None and settings.objective.uses_teacher):
         aligner = make_aligner(settings)
     if cache is None and settings.cache is not None and aligner is not None:
-        from distillation.training.caching import fill_cache, prepare_cache
+        from distillation.teachers.cache.fill import fill_cache, prepare_cache
 
         folder = Path(settings.cache.output_dir)
         cache = fill_cache(prepare_cache(corpus, settings=settings, aligner=aligner, output_dir=folder))

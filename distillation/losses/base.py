@@ -22,8 +22,8 @@ from torch import Tensor
 from distillation.kernels.chunked import OutputLayer
 
 if TYPE_CHECKING:
-    from distillation.teacher.cached import CachedTeacher
-    from distillation.teacher.live import LiveTeacher, TeacherOutput
+    from distillation.teachers.cache.teacher import CachedTeacher
+    from distillation.teachers.live import LiveTeacher, TeacherOutput
 
 IGNORED = -100
 

@@ -34,13 +34,13 @@ from distillation.losses.logit_terms import LogitTerms
 from distillation.losses.targets import TargetSource
 from distillation.losses.uld import UldTerm
 from distillation.models.decision import ChunkSizes, chunk_sizes_of
-from distillation.objectives.cached import CachedTargets
-from distillation.teacher.cached import CachedTeacher
+from distillation.teachers.cache.replay import CachedTargets
+from distillation.teachers.cache.teacher import CachedTeacher
 
 if TYPE_CHECKING:
     from distillation.aligners.base import Aligner
     from distillation.kernels.online_softmax import ChunkMemory
-    from distillation.teacher.live import LiveTeacher, TeacherOutput
+    from distillation.teachers.live import LiveTeacher, TeacherOutput
 
 FIXED_STATISTICS = ("num_tokens", "num_targets", "residual", "companion")
 

@@ -24,7 +24,7 @@ from distillation.kernels.online_softmax import ChunkMemory
 if TYPE_CHECKING:
     from distillation.aligners.trained_heads import Companion
     from distillation.losses.base import BatchView
-    from distillation.objectives.cached import Columns
+    from distillation.teachers.cache.replay import Columns
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ def load_objective(
     from distillation.aligners.build import load_aligner
     from distillation.losses.objective import DistillationObjective
     from distillation.models.load import load_model
-    from distillation.teacher.cached import CachedTeacher
-    from distillation.teacher.live import LiveTeacher
+    from distillation.teachers.cache.teacher import CachedTeacher
+    from distillation.teachers.live import LiveTeacher
 
     settings = job.objective
     if not settings.uses_teacher:

@@ -45,7 +45,7 @@ from distillation.training.inputs import check_inputs, without_places, write_inp
 if TYPE_CHECKING:
     from distillation.aligners.base import Aligner
     from distillation.corpus.corpus import Corpus
-    from distillation.teacher.cache import TeacherCache
+    from distillation.teachers.cache.store import TeacherCache
 
 logger = logging.getLogger(__name__)
 Variant = Literal["distilled", "text_only", "truncate"]
@@ -229,7 +229,7 @@ def _link(cache: TeacherCache, directory: Path) -> None:
     Raises:
         JobError: a shard is gone.
     """
-    from distillation.teacher.cache import CacheStore
+    from distillation.teachers.cache.store import CacheStore
 
     try:
         CacheStore(cache.directory).link_into(directory / CACHE_FOLDER, cache.shards)

@@ -20,7 +20,7 @@ from torch import Tensor
 from distillation.errors import JobError, shorten
 from distillation.files import write_atomically, write_json
 from distillation.models.finite import nonfinite_tensor
-from distillation.teacher.cached import CachedTeacher
+from distillation.teachers.cache.teacher import CachedTeacher
 
 if TYPE_CHECKING:
     from distillation.training.trainer import DistillationTrainer

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
 
     from distillation.losses.objective import DistillationObjective
-    from distillation.training.cached_windows import CachedCollator
+    from distillation.teachers.cache.windows import CachedCollator
     from distillation.training.trainer import DistillationTrainer
     from distillation.training.windows import WindowCollator, Windows
 
@@ -236,7 +236,7 @@ class TrainingRun:
         Raises:
             ModelError: a model cannot do it.
         """
-        from distillation.teacher.live import LiveTeacher
+        from distillation.teachers.live import LiveTeacher
         from distillation.training.trial import name_of, try_saving, try_speaking
 
         models = self.job.models
@@ -261,8 +261,8 @@ class TrainingRun:
         teacher_start = need_start_token_id(self.teacher_tokenizer, "teacher")
         if self.job.cache is None:
             return WindowCollator(student_start, teacher_start, self.objective.aligner)
-        from distillation.teacher.cache import CacheReader
-        from distillation.training.cached_windows import CachedCollator, check_windows
+        from distillation.teachers.cache.store import CacheReader
+        from distillation.teachers.cache.windows import CachedCollator, check_windows
 
         reader = CacheReader(self.directory / CACHE_FOLDER)
         reader.check(self.job.cache_digest)

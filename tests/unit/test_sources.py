@@ -15,7 +15,7 @@ import pytest
 from distillation.sources import PROJECT, ROOT, Sources, digest_of_sources
 
 TRAINING = "distillation.training.run"
-CACHE = "distillation.training.caching"
+CACHE = "distillation.teachers.cache.fill"
 EVALUATION = "distillation.evaluation.evaluate"
 
 

@@ -116,7 +116,7 @@ def test_outside_of_the_block_signals_are_as_before() -> None:
     "command",
     [
         "distillation.training",
-        "distillation.training.caching",
+        "distillation.teachers.cache.fill",
         "distillation.audit.audit",
         "stacks.local",
     ],

@@ -17,8 +17,8 @@ from distillation.kernels.online_softmax import Workspace
 from distillation.losses.divergences import divergence
 from distillation.losses.logit_terms import LogitTerms
 from distillation.losses.objective import DistillationObjective
-from distillation.objectives.cached import Columns
-from distillation.teacher.live import LiveTeacher
+from distillation.teachers.cache.replay import Columns
+from distillation.teachers.live import LiveTeacher
 from distillation.training.trainer import distilling
 
 NUM_POSITIONS, NUM_TARGETS, WIDTH = 7, 5, 24

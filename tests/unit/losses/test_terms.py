@@ -29,7 +29,7 @@ from distillation.losses.gold import matched_tokens
 from distillation.losses.layers import build_projections, matched_layers
 from distillation.losses.likelihood import boundary_tokens
 from distillation.losses.objective import DistillationObjective
-from distillation.teacher.live import LiveTeacher
+from distillation.teachers.live import LiveTeacher
 from distillation.tokenizers.pairs import PairEncoder
 from distillation.tokenizers.token_bytes import tokens_as_bytes
 from distillation.training.gradient_shares import gradient_shares

@@ -15,7 +15,7 @@ from distillation.aligners.curriculum import ScheduledAligner
 from distillation.aligners.trained_heads import FLOOR, CrossModelAttention, build_companion
 from distillation.config import ObjectiveSettings, TermWeights
 from distillation.losses.objective import DistillationObjective
-from distillation.teacher.live import LiveTeacher
+from distillation.teachers.live import LiveTeacher
 from distillation.training.trainer import distilling
 from distillation.training.windows import WindowCollator
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distillation.config import CacheSettings
-from distillation.teacher.cache import TeacherCache
+from distillation.teachers.cache.store import TeacherCache
 
 
 def test_round_trip_and_hash(stored: Callable[[type], Any], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from distillation.errors import JobError, ModelError
 from distillation.metrics_log import read_metrics
 from distillation.models.finite import nonfinite_tensor
 from distillation.models.load import load_model, load_pair, load_tokenizer
-from distillation.training.caching import fill_cache, prepare_cache
+from distillation.teachers.cache.fill import fill_cache, prepare_cache
 from distillation.training.job import prepare_job
 from distillation.training.run import run_job
 

@@ -24,10 +24,10 @@ from distillation.losses.base import BatchView, StudentOutput
 from distillation.losses.targets import ChunkTargets, TargetSource
 from distillation.models.load import load_model, need_start_token_id
 from distillation.seals import first_fault, read_sealed, write_sealed
-from distillation.teacher.cache import CacheReader
-from distillation.teacher.entries import KEY_BYTES, WindowEntries
-from distillation.teacher.live import LiveTeacher
-from distillation.teacher.sparse import largest_and_drawn, systematic_sample
+from distillation.teachers.cache.entries import KEY_BYTES, WindowEntries
+from distillation.teachers.cache.sparse import largest_and_drawn, systematic_sample
+from distillation.teachers.cache.store import CacheReader
+from distillation.teachers.live import LiveTeacher
 from distillation.training.windows import WindowCollator
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from distillation.config import ObjectiveSettings, Settings, TermWeights
 from distillation.corpus.corpus import Corpus, fingerprint_of
 from distillation.errors import JobError
 from distillation.metrics_log import read_metrics
-from distillation.teacher.cache import CacheReader, TeacherCache
-from distillation.training.caching import fill_cache, prepare_cache
+from distillation.teachers.cache.fill import fill_cache, prepare_cache
+from distillation.teachers.cache.store import CacheReader, TeacherCache
 from distillation.training.job import prepare_job
 from distillation.training.run import run_job
 
@@ -52,7 +52,7 @@ def content(directory: Path) -> dict[str, bytes]:
 
 
 def fill_in_process(request: Path) -> subprocess.Popen:
-    return in_process("distillation.training.caching", request)
+    return in_process("distillation.teachers.cache.fill", request)
 
 
 def in_process(module: str, directory: Path) -> subprocess.Popen:
@@ -343,7 +343,7 @@ def test_what_a_cache_is_made_of_names_it(parts: Any, tmp_path: Path) -> None:
 
     def name(changed: Settings, used: Aligner = aligner) -> str:
         request = prepare_cache(corpus, settings=changed, aligner=used, output_dir=tmp_path)
-        from distillation.training.caching import _Filling
+        from distillation.teachers.cache.fill import _Filling
 
         return _Filling(request).store.directory.name
 
@@ -369,7 +369,7 @@ def test_what_a_cache_is_made_of_names_it(parts: Any, tmp_path: Path) -> None:
 
 def test_caches_of_two_formats_are_two(parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made by two processors in one folder: nothing of one is ever taken for the other's."""
-    from distillation.training.caching import _Filling
+    from distillation.teachers.cache.fill import _Filling
 
     settings, corpus, aligner = parts
 

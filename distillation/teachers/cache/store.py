@@ -37,7 +37,13 @@ from distillation.errors import InputError, JobError, one_line
 from distillation.files import draft_of, write_atomically
 from distillation.fingerprint import digest_of
 from distillation.seals import read_sealed, sha256_of, write_sealed
-from distillation.teacher.entries import KEY_BYTES, NOTHING, WindowEntries, stored_parts, window_of_parts
+from distillation.teachers.cache.entries import (
+    KEY_BYTES,
+    NOTHING,
+    WindowEntries,
+    stored_parts,
+    window_of_parts,
+)
 
 logger = logging.getLogger(__name__)
 

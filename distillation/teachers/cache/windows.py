@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from distillation.errors import JobError
-from distillation.teacher.cache import CacheReader
-from distillation.teacher.entries import WindowEntries, window_key
+from distillation.teachers.cache.entries import WindowEntries, window_key
+from distillation.teachers.cache.store import CacheReader
 
 if TYPE_CHECKING:
     from distillation.aligners.base import Aligner

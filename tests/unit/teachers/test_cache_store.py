@@ -15,8 +15,8 @@ import pytest
 
 from distillation.config import CacheSettings
 from distillation.errors import JobError
-from distillation.teacher.cache import CacheReader, CacheStore, TeacherCache, shard_name
-from distillation.teacher.entries import WindowEntries, window_key
+from distillation.teachers.cache.entries import WindowEntries, window_key
+from distillation.teachers.cache.store import CacheReader, CacheStore, TeacherCache, shard_name
 from distillation.tokenizers.pairs import EncodedPair, EncodedText
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -174,7 +174,7 @@ def test_plans_of_many_at_once_are_one(tmp_path: Path) -> None:
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from distillation.teacher.cache import CacheStore\n"
+        "import sys, time; from distillation.teachers.cache.store import CacheStore\n"
         f"store = CacheStore({str(tmp_path)!r})\n"
         "with store.claim(3, wait=False) as mine:\n"
         "    print(mine, flush=True); time.sleep(60)\n"

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from distillation.config import DIVERGENCES, CacheSettings
 from distillation.losses.divergences import divergence
-from distillation.objectives.cached import CachedTargets, Columns
-from distillation.teacher.sparse import SparseRows, largest, largest_and_drawn
+from distillation.teachers.cache.replay import CachedTargets, Columns
+from distillation.teachers.cache.sparse import SparseRows, largest, largest_and_drawn
 
 NUM_ROWS, WIDTH = 6, 12
 

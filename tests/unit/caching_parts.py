@@ -14,13 +14,13 @@ from distillation.config import CacheSettings, ObjectiveSettings, Settings, Term
 from distillation.corpus.loading import load_corpus
 from distillation.losses.objective import DistillationObjective
 from distillation.models.load import load_model, load_pair, load_tokenizer, start_token_id
-from distillation.teacher.cache import CacheReader, TeacherCache
-from distillation.teacher.cached import CachedTeacher
-from distillation.teacher.live import LiveTeacher
+from distillation.teachers.cache.fill import fill_cache, prepare_cache
+from distillation.teachers.cache.store import CacheReader, TeacherCache
+from distillation.teachers.cache.teacher import CachedTeacher
+from distillation.teachers.cache.windows import CachedCollator
+from distillation.teachers.live import LiveTeacher
 from distillation.tokenizers.pairs import PairEncoder
 from distillation.training.build_objective import _tables
-from distillation.training.cached_windows import CachedCollator
-from distillation.training.caching import fill_cache, prepare_cache
 from distillation.training.trainer import distilling
 from distillation.training.windows import WindowCollator, make_windows
 

@@ -10,7 +10,7 @@ import torch
 from distillation.config import ModelReference
 from distillation.kernels import online_softmax as teacher_rows
 from distillation.models.load import load_model
-from distillation.teacher.live import LiveTeacher
+from distillation.teachers.live import LiveTeacher
 
 
 @pytest.fixture

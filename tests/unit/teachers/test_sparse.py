@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distillation.losses.divergences import divergence
-from distillation.teacher.sparse import SparseRows, largest, largest_and_drawn, systematic_sample
+from distillation.teachers.cache.sparse import SparseRows, largest, largest_and_drawn, systematic_sample
 
 
 def make_targets(num_rows: int, width: int, seed: int = 0) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Filling a teacher cache: the teacher runs once over the windows of a corpus.
 
-    python -m distillation.training.caching REQUEST_DIR
+    python -m distillation.teachers.cache.fill REQUEST_DIR
 
 `prepare_cache` writes a request: settings, corpus, aligner, how the teacher is run. `fill_cache` does what
 of it is not done, in this process; any number of others may run the command on the same request at the same
@@ -31,20 +31,20 @@ from distillation.fingerprint import digest_of
 from distillation.models.load import model_digest
 from distillation.sources import digest_of_sources
 from distillation.stopping import working_on
-from distillation.teacher.cache import CacheReader, CacheStore, TeacherCache, shard_name
-from distillation.teacher.entries import window_key
-from distillation.training.cache_request import (
+from distillation.teachers.cache.entries import window_key
+from distillation.teachers.cache.request import (
     REQUEST,
     SETTINGS_FILE,
     prepare_cache,
     read_request,
     request_name,
 )
+from distillation.teachers.cache.store import CacheReader, CacheStore, TeacherCache, shard_name
 from distillation.training.inputs import check_inputs, check_model
 
 if TYPE_CHECKING:
+    from distillation.teachers.cache.targets import TargetWriter
     from distillation.tokenizers.pairs import EncodedPair
-    from distillation.training.cache_targets import TargetWriter
 
 __all__ = ["fill_cache", "prepare_cache"]
 logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class _Filling:
     @functools.cached_property
     def writer(self) -> TargetWriter:
         """Runs the teacher; loaded when the first shard is made."""
-        from distillation.training.cache_targets import TargetWriter
+        from distillation.teachers.cache.targets import TargetWriter
 
         return TargetWriter(self.settings, self.aligner, self.tokenizers, self.decision)
 
@@ -220,14 +220,14 @@ class _Filling:
 
     def _make_dense(self) -> None:
         """Keep whole targets of a few positions, once for the life of the cache."""
-        from distillation.training.cache_targets import has_dense, write_dense
+        from distillation.teachers.cache.targets import has_dense, write_dense
 
         if not has_dense(self.store.directory):
             keys = sorted(self.pairs)
             write_dense(self.store.directory, keys, [self.pairs[key] for key in keys[:64]], self.writer)
 
     def _metrics(self, records: Sequence[dict[str, Any]]) -> dict[str, float]:
-        from distillation.training.cache_targets import compare_with_dense
+        from distillation.teachers.cache.targets import compare_with_dense
 
         sums = {
             name: float(sum(record[name] for record in records)) for name in records[0] if name != "sha256"
@@ -257,13 +257,13 @@ class _Filling:
             "aligner": self.aligner.content_digest(),
             "tokenizers": [digest_of(one.backend_tokenizer.to_str()) for one in self.tokenizers],
             "starts": [start_token_id(one) for one in self.tokenizers],
-            "sources": digest_of_sources("distillation.training.caching"),
+            "sources": digest_of_sources("distillation.teachers.cache.fill"),
         }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Fill a cache and print its figures; a user's error is one line and exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m distillation.training.caching", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m distillation.teachers.cache.fill", description=__doc__)
     parser.add_argument("request", type=Path, help="directory that prepare_cache wrote")
     options = parser.parse_args(arguments)
     print_anything()

@@ -12,7 +12,7 @@ import torch
 from caching_parts import fill, losses, make_parts
 
 from distillation.config import TermWeights
-from distillation.teacher.cache import CacheReader
+from distillation.teachers.cache.store import CacheReader
 
 FIRST_ID = 65_400
 """Some ids fit into 16 bits, most do not."""

@@ -1,0 +1,1 @@
+"""What a teacher said, kept on disk: made once, replayed in every training."""

@@ -88,9 +88,9 @@ def _batches(
     encoder: Any, aligner: Any, texts: Sequence[str], repeats: int
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Return seconds of each part, the fastest run of every batch added up, and counts."""
+    from distillation.corpus.windows import WindowCollator
     from distillation.tokenizers.pairs import EncodedPair
     from distillation.tokenizers.plain_text import PlainText
-    from distillation.training.windows import WindowCollator
 
     teacher, student = map(PlainText, encoder.tokenizers)
     collate = WindowCollator(0, 0, aligner)

@@ -335,7 +335,7 @@ class CorpusKind(Kind):
     def read(self, folder: Path) -> None:
         """Read the case."""
         from distillation.config import CorpusSettings
-        from distillation.corpus.sources import iterate_source
+        from distillation.corpus.sources.base import iterate_source
 
         column = "messages_column" if any(folder.glob("chat*")) else "text_column"
         raw = {"kind": "file", "path": str(folder), column: column.removesuffix("_column")}
@@ -502,7 +502,7 @@ def make_corpora(folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from distillation.corpus.documentation import iterate_documentation
+    from distillation.corpus.sources.documentation import iterate_documentation
 
     folder.mkdir()
     texts = [document.text[:600] for document in itertools.islice(iterate_documentation(), 12)]

@@ -140,9 +140,9 @@ def _train_ours(settings: Settings, corpus: Any, aligner: Any, folder: Path) -> 
 
 def _train_gold(name: str, settings: Settings, corpus: Any, folder: Path) -> tuple[Path, dict[str, float]]:
     """Train by GOLD in a process of its own, on the windows that ours sees."""
+    from distillation.corpus.windows import LengthBatchedSampler, make_windows
     from distillation.models.load import load_tokenizer, resolve_path, start_token_id
     from distillation.tokenizers.pairs import PairEncoder
-    from distillation.training.windows import LengthBatchedSampler, make_windows
 
     training, models = settings.training, settings.models
     teacher, student = load_tokenizer(models.teacher, "teacher"), load_tokenizer(models.student, "student")

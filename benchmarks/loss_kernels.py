@@ -76,12 +76,12 @@ def make_case(options: argparse.Namespace) -> Case:
 
     from distillation.aligners.build import build_aligner
     from distillation.config import ObjectiveSettings
+    from distillation.corpus.windows import WindowCollator, make_windows
     from distillation.losses.base import BatchView, StudentOutput
     from distillation.losses.objective import DistillationObjective
     from distillation.losses.targets import tail_rows
     from distillation.models.load import start_token_id
     from distillation.tokenizers.pairs import PairEncoder
-    from distillation.training.windows import WindowCollator, make_windows
 
     torch.manual_seed(0)
     tokenizers = [AutoTokenizer.from_pretrained(name) for name in (options.teacher, options.student)]

@@ -42,7 +42,7 @@ def as_nobody() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def english_documents() -> list[str]:
     """Sixty documents of the embedded corpus, each cut to 1,500 characters at a line end."""
-    from distillation.corpus.documentation import iterate_documentation
+    from distillation.corpus.sources.documentation import iterate_documentation
 
     documents = itertools.islice(iterate_documentation(), 60)
     return [document.text[:1500].rsplit("\n", 1)[0] + "\n" for document in documents]

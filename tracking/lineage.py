@@ -64,7 +64,7 @@ def dataset_records(report: CorpusReport, sources: Sequence[Source]) -> tuple[Da
         report: what was read.
         sources: `corpus.sources`; the one that was accepted is found by its description.
     """
-    from distillation.corpus.sources import describe_source
+    from distillation.corpus.sources.base import describe_source
 
     accepted = next((source for source in sources if describe_source(source) == report.source), None)
     name, kind, place = _describe(accepted, report)

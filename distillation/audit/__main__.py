@@ -290,13 +290,13 @@ def _files_of(path: Path) -> list[Path]:
 
 def _form_of(file: Path) -> str:
     """Return the suffix that says what a file holds, whether it is packed or not."""
-    from distillation.corpus.unpacking import split_suffixes
+    from distillation.corpus.sources.unpacking import split_suffixes
 
     return split_suffixes(file.name)[0]
 
 
 def _is_packed(file: Path) -> bool:
-    from distillation.corpus.unpacking import split_suffixes
+    from distillation.corpus.sources.unpacking import split_suffixes
 
     content, packing = split_suffixes(file.name)
     return bool(packing) or content == ".parquet"
@@ -308,7 +308,7 @@ def _texts_of(file: Path) -> Iterator[str]:
     Raises:
         InputError: it cannot be read, or is not what its name says.
     """
-    from distillation.corpus.unpacking import open_unpacked
+    from distillation.corpus.sources.unpacking import open_unpacked
 
     form = _form_of(file)
     with open_unpacked(file) as opened:

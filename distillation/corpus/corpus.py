@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distillation.corpus.checks import ContractCheck
 from distillation.corpus.documents import Document, is_validation
-from distillation.corpus.labels import source_labels
 from distillation.corpus.left_out import LeftOut
+from distillation.corpus.sources.labels import source_labels
 from distillation.errors import CorpusError, InputError, one_line
 from distillation.reading import open_regular, printable, read_bytes, read_text, reading_by_libraries
 

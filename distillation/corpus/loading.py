@@ -24,10 +24,10 @@ from distillation.config import CorpusSettings, Source
 from distillation.corpus.contract import check_contract
 from distillation.corpus.corpus import Corpus, CorpusReport, dataset_of, fingerprint_of
 from distillation.corpus.documents import Document, is_held_out
-from distillation.corpus.hub import HubReach
 from distillation.corpus.left_out import MAX_PLACES, LeftOut
 from distillation.corpus.ngrams import find_contaminated, measure_overlap
-from distillation.corpus.sources import SourceNotes, describe_source, iterate_source
+from distillation.corpus.sources.base import SourceNotes, describe_source, iterate_source
+from distillation.corpus.sources.hub import HubReach
 from distillation.corpus.statistics import CorpusStatistics, measure_documents, measure_unknown_shares
 from distillation.errors import CorpusError, one_line, shorten
 from distillation.tokenizers.chat import ANSWERING

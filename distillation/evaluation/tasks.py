@@ -185,7 +185,7 @@ def _hub_problem(timeout: float) -> str | None:
     """Return why the hub cannot be used; None if it answers, or if only cached data sets may be used."""
     from huggingface_hub import constants
 
-    from distillation.corpus.hub import HubReach
+    from distillation.corpus.sources.hub import HubReach
 
     # Asked first, as the library would try for half a minute, task by task.
     return None if constants.HF_HUB_OFFLINE else HubReach(timeout).why_unreachable()

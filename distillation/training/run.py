@@ -52,10 +52,10 @@ from distillation.training.processes import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
 
+    from distillation.corpus.windows import WindowCollator, Windows
     from distillation.losses.objective import DistillationObjective
     from distillation.teachers.cache.windows import CachedCollator
     from distillation.training.trainer import DistillationTrainer
-    from distillation.training.windows import WindowCollator, Windows
 
 logger = logging.getLogger(__name__)
 NUM_LOG_LINES = 50
@@ -171,11 +171,11 @@ class TrainingRun:
         from transformers import set_seed
 
         from distillation.corpus.corpus import read_corpus
+        from distillation.corpus.windows import make_windows, remedy_for
         from distillation.models.load import load_model, load_tokenizer, rows_of_pair
         from distillation.tokenizers.pairs import PairEncoder
         from distillation.training.build_objective import load_objective
         from distillation.training.trial import make_savable, name_of
-        from distillation.training.windows import make_windows, remedy_for
 
         self.directory, self.job, self.name = directory, job, name or job.variant
         set_seed(job.seed)
@@ -254,8 +254,8 @@ class TrainingRun:
         return self.job.training.least_targets if has_targets and not self.is_control else None
 
     def _collator(self) -> WindowCollator | CachedCollator:
+        from distillation.corpus.windows import WindowCollator
         from distillation.models.load import need_start_token_id
-        from distillation.training.windows import WindowCollator
 
         student_start = need_start_token_id(self.student_tokenizer, "student")
         teacher_start = need_start_token_id(self.teacher_tokenizer, "teacher")

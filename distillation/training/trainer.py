@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
+from distillation.corpus.windows import LengthBatchedSampler
 from distillation.errors import JobError
 from distillation.evaluation.bits_per_byte import bits_per_byte
 from distillation.losses.base import IGNORED, StudentOutput, stage_suffix
@@ -36,7 +37,6 @@ from distillation.training.checkpoints import (
     seal,
 )
 from distillation.training.gradient_shares import gradient_shares
-from distillation.training.windows import LengthBatchedSampler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,6 +12,7 @@ from training_settings import make_settings
 from distillation.aligners.build import build_aligner
 from distillation.config import CacheSettings, ObjectiveSettings, Settings, TermWeights
 from distillation.corpus.loading import load_corpus
+from distillation.corpus.windows import WindowCollator, make_windows
 from distillation.losses.objective import DistillationObjective
 from distillation.models.load import load_model, load_pair, load_tokenizer, start_token_id
 from distillation.teachers.cache.fill import fill_cache, prepare_cache
@@ -22,7 +23,6 @@ from distillation.teachers.live import LiveTeacher
 from distillation.tokenizers.pairs import PairEncoder
 from distillation.training.build_objective import _tables
 from distillation.training.trainer import distilling
-from distillation.training.windows import WindowCollator, make_windows
 
 
 def make_parts(teacher: Path, student: Path, path: Path, documents: Sequence[str]) -> Any:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from distillation.aligners.build import build_schedule
+from distillation.corpus.windows import WindowCollator
 from distillation.tokenizers.pairs import PairEncoder
-from distillation.training.windows import WindowCollator
 
 TEXTS = [
     "Return a new list containing all 1234 items.\n    >>> x = [1, 2]\n",

@@ -65,7 +65,7 @@ def closure(sources: Sources, entry: str) -> set[str]:
         (CACHE, "distillation/kernels/chunked.py"),
         (CACHE, "distillation/config/cache.py"),
         (EVALUATION, "distillation/evaluation/embedded_tasks.py"),
-        ("steps.evaluate_student", "distillation/corpus/labels.py"),
+        ("steps.evaluate_student", "distillation/corpus/sources/labels.py"),
         ("steps.evaluate_student", "distillation/models/inspect/probe.py"),
         ("steps.evaluate_student", "steps/final_record.py"),
         ("steps.evaluate_student", "distillation/report/templates/report.html"),
@@ -219,11 +219,11 @@ def test_names_loaded_on_first_use_come_from_where_the_digest_looks(package: str
 def test_what_training_takes_in_is_really_loaded(tmp_path: Path) -> None:
     # A second opinion on the closure: Python's own. What a module loads as it starts is in it.
     code = (
-        "import sys, distillation.training.trainer, distillation.training.windows\n"
+        "import sys, distillation.training.trainer, distillation.corpus.windows\n"
         "print(*(name for name in sys.modules if name.startswith('distillation.')))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    found = Sources(ROOT).closure("distillation.training.trainer", "distillation.training.windows")
+    found = Sources(ROOT).closure("distillation.training.trainer", "distillation.corpus.windows")
     handed_on = {
         one.module for name in found for one in Sources(ROOT).imports(name).handed_on.values()
     }  # loaded, as the packages are, and not asked for

@@ -82,9 +82,9 @@ class _Filling:
     def __init__(self, request: Path) -> None:
         from distillation.aligners.build import load_aligner
         from distillation.corpus.corpus import read_corpus
+        from distillation.corpus.windows import make_windows
         from distillation.models.load import load_tokenizer
         from distillation.tokenizers.pairs import PairEncoder
-        from distillation.training.windows import make_windows
 
         settings, decision = read_request(request)
         models = check_inputs(request, REQUEST)["models"]

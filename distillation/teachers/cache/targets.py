@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from distillation.config import DIVERGENCES, CacheSettings, Settings
+from distillation.corpus.windows import WindowCollator
 from distillation.errors import InputError, ModelError, one_line, shorten
 from distillation.files import write_atomically
 from distillation.kernels.chunked import even_chunks
@@ -28,7 +29,6 @@ from distillation.teachers.cache.entries import KEY_BYTES, WindowEntries
 from distillation.teachers.cache.sparse import largest_and_drawn, systematic_sample
 from distillation.teachers.cache.store import CacheReader
 from distillation.teachers.live import LiveTeacher
-from distillation.training.windows import WindowCollator
 
 if TYPE_CHECKING:
     from distillation.aligners.base import Aligner

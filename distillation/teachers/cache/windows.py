@@ -18,8 +18,8 @@ from distillation.teachers.cache.store import CacheReader
 
 if TYPE_CHECKING:
     from distillation.aligners.base import Aligner
+    from distillation.corpus.windows import WindowCollator
     from distillation.tokenizers.pairs import EncodedPair
-    from distillation.training.windows import WindowCollator
 
 
 class CachedCollator:

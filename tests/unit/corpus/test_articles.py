@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distillation.corpus.articles import (
+from distillation.corpus.sources.articles import (
     LINE_CUT_CHARACTERS,
     PARAGRAPH_CUT_CHARACTERS,
     WHOLE_FILE_CHARACTERS,

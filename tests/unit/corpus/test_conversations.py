@@ -13,9 +13,9 @@ import pytest
 from distillation.config import CorpusSettings, FileSource, parse_settings
 from distillation.corpus.corpus import read_corpus, save_corpus
 from distillation.corpus.documents import conversation_of, is_held_out
-from distillation.corpus.files import iterate_files
 from distillation.corpus.left_out import Tally
 from distillation.corpus.loading import load_corpus
+from distillation.corpus.sources.files import iterate_files
 from distillation.errors import CorpusError, SettingsError
 
 SYSTEM = "You are a careful assistant who answers in one short sentence and never makes anything up. " * 3

@@ -16,9 +16,9 @@ import pytest
 
 from distillation.config import CorpusSettings, FileSource
 from distillation.corpus.corpus import dataset_of
-from distillation.corpus.files import iterate_files
 from distillation.corpus.left_out import Tally
-from distillation.corpus.sources import iterate_source
+from distillation.corpus.sources.base import iterate_source
+from distillation.corpus.sources.files import iterate_files
 from distillation.errors import CorpusError
 from distillation.fingerprint import digest_of_directory
 
@@ -240,7 +240,7 @@ def test_packed_files_are_read(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", PACKERS)
 def test_a_damaged_or_endless_packed_file_costs_no_other(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr("distillation.corpus.unpacking.MIN_ALLOWED_BYTES", 2**20)
+    monkeypatch.setattr("distillation.corpus.sources.unpacking.MIN_ALLOWED_BYTES", 2**20)
     pack = PACKERS[suffix]
     lines = "".join(json.dumps({"text": f"{n} {n * 7919 % 10007}"}) + "\n" for n in range(3000)).encode()
     (tmp_path / f"cut.jsonl{suffix}").write_bytes(pack(lines)[:-40])

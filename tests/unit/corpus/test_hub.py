@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from distillation.config import HUB_PRESETS, CorpusSettings
-from distillation.corpus.hub import HubReach
-from distillation.corpus.sources import iterate_source
+from distillation.corpus.sources.base import iterate_source
+from distillation.corpus.sources.hub import HubReach
 from distillation.errors import CorpusError
 
 ROOT = Path(__file__).resolve().parents[3]

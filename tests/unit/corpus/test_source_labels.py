@@ -6,9 +6,9 @@ import json
 from random import Random
 
 from distillation.config import CorpusSettings
-from distillation.corpus.documentation import _language_reference, _python_files
-from distillation.corpus.labels import source_labels
 from distillation.corpus.loading import load_corpus
+from distillation.corpus.sources.documentation import _language_reference, _python_files
+from distillation.corpus.sources.labels import source_labels
 
 
 def test_the_parts_of_the_documentation():

@@ -12,11 +12,11 @@ from objective_reference import TEXTS, make_batch
 
 from distillation.aligners.base import Rows
 from distillation.config import TEXT_ALONE, ObjectiveSettings, TermWeights
+from distillation.corpus.windows import WindowCollator
 from distillation.losses.objective import DistillationObjective
 from distillation.teachers.live import LiveTeacher
 from distillation.tokenizers.pairs import PairEncoder
 from distillation.training.trainer import distilling
-from distillation.training.windows import WindowCollator
 
 
 def weighted(weight: float, name: str = "forward_kl") -> TermWeights:

@@ -14,10 +14,10 @@ from distillation.aligners.build import build_aligner
 from distillation.aligners.curriculum import ScheduledAligner
 from distillation.aligners.trained_heads import FLOOR, CrossModelAttention, build_companion
 from distillation.config import ObjectiveSettings, TermWeights
+from distillation.corpus.windows import WindowCollator
 from distillation.losses.objective import DistillationObjective
 from distillation.teachers.live import LiveTeacher
 from distillation.training.trainer import distilling
-from distillation.training.windows import WindowCollator
 
 TERMS = TermWeights(cross_entropy=0.2, forward_kl=0.8)
 

@@ -41,8 +41,8 @@ def test_the_first_layer_is_dense_and_the_others_sparse() -> None:
 
 @pytest.mark.slow
 def test_the_teacher_is_far_ahead_on_text_it_has_not_seen() -> None:
-    from distillation.corpus.documentation import iterate_documentation
     from distillation.corpus.documents import is_held_out
+    from distillation.corpus.sources.documentation import iterate_documentation
     from distillation.evaluation.bits_per_byte import bits_per_byte
 
     held_out = (d.text for d in iterate_documentation() if is_held_out(d.document_id, 0.05))

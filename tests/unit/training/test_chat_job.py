@@ -13,13 +13,13 @@ from distillation.aligners.build import build_aligner
 from distillation.config import parse_settings
 from distillation.corpus.corpus import read_corpus
 from distillation.corpus.loading import load_corpus
+from distillation.corpus.windows import LengthBatchedSampler, make_windows
 from distillation.errors import AlignmentError
 from distillation.metrics_log import read_metrics
 from distillation.models.load import configured_output_rows, load_tokenizer
 from distillation.tokenizers.pairs import PairEncoder
 from distillation.training.job import prepare_job
 from distillation.training.run import run_job
-from distillation.training.windows import LengthBatchedSampler, make_windows
 
 TEACHER = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}{{ eos_token }}\n{% endfor %}"
 STUDENT = (

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from distillation.config import CorpusSettings, FileSource, HubSource, Source
 from distillation.corpus.documents import Document
-from distillation.corpus.files import iterate_files
-from distillation.corpus.hub import HubReach, iterate_hub
 from distillation.corpus.left_out import BadDocumentError, Tally, check_characters
+from distillation.corpus.sources.files import iterate_files
+from distillation.corpus.sources.hub import HubReach, iterate_hub
 
 
 @dataclass
@@ -57,7 +57,7 @@ def iterate_source(
     elif isinstance(source, FileSource):
         yield from iterate_files(source, notes.tally)
     else:
-        from distillation.corpus.documentation import iterate_documentation
+        from distillation.corpus.sources.documentation import iterate_documentation
 
         for document in iterate_documentation():
             try:

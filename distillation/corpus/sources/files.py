@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from distillation.config import FileSource, HubSource
-from distillation.corpus.articles import cut_plain_text, join_article_lines
 from distillation.corpus.documents import Document, check_messages, conversation_of
 from distillation.corpus.left_out import (
     MAX_PLACES,
@@ -27,7 +26,8 @@ from distillation.corpus.left_out import (
     Tally,
     check_characters,
 )
-from distillation.corpus.unpacking import UNPACKERS, open_unpacked, split_suffixes
+from distillation.corpus.sources.articles import cut_plain_text, join_article_lines
+from distillation.corpus.sources.unpacking import UNPACKERS, open_unpacked, split_suffixes
 from distillation.errors import CorpusError, InputError, one_line, reason_of, shorten
 from distillation.reading import open_regular, parse_json, printable, status_of
 

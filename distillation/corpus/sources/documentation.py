@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from distillation.corpus.documents import Document
-from distillation.corpus.labels import DOCUMENTED_PACKAGES
+from distillation.corpus.sources.labels import DOCUMENTED_PACKAGES
 
 SKIPPED_FOLDERS = frozenset(
     {"test", "tests", "testing", "_vendor", "site-packages", "lib2to3", "idlelib", "__pycache__"}

@@ -14,11 +14,11 @@ from distillation.aligners.build import build_aligner
 from distillation.config import ModelReference
 from distillation.corpus.corpus import dataset_of
 from distillation.corpus.documents import Document, conversation_of
+from distillation.corpus.windows import LengthBatchedSampler, WindowCollator, make_windows, remedy_for
 from distillation.errors import AlignmentError
 from distillation.models.load import load_tokenizer
 from distillation.tokenizers.cutting import cut_pair
 from distillation.tokenizers.pairs import PairEncoder
-from distillation.training.windows import LengthBatchedSampler, WindowCollator, make_windows, remedy_for
 
 
 @pytest.fixture(scope="module")

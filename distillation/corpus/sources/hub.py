@@ -15,8 +15,8 @@ from typing import Any
 
 from distillation.config import CorpusSettings, HubSource
 from distillation.corpus.documents import Document
-from distillation.corpus.files import Row, column_of, documents_of, missing_column
 from distillation.corpus.left_out import BadFileError, Tally
+from distillation.corpus.sources.files import Row, column_of, documents_of, missing_column
 from distillation.errors import CorpusError, one_line
 from distillation.hub import answer_within
 

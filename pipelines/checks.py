@@ -51,8 +51,8 @@ def check_comparison(raw: Mapping[str, Any]) -> ComparisonSettings:
     """
     settings = parse_settings(raw, ComparisonSettings)
     uri = check_tracking(settings.tracking)
-    from distillation.comparison import make_plan
     from distillation.evaluation.task_folder import check_tasks
+    from distillation.experiment.plan import make_plan
     from distillation.models.inspect.preflight import check_pair
 
     check_tasks(settings.evaluation)

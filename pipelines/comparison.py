@@ -12,7 +12,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from distillation.comparison import make_plan
 from distillation.config import (
     AlignmentSettings,
     ComparisonSettings,
@@ -21,6 +20,7 @@ from distillation.config import (
     TrainingSettings,
     parse_settings,
 )
+from distillation.experiment.plan import make_plan
 from pipelines.checks import check_comparison
 from pipelines.distillation import tokenizer_of
 from pipelines.guarded import guarded_pipeline

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from distillation.comparison import settings_for
 from distillation.config import ModelReference, Settings, parse_settings
+from distillation.experiment.plan import settings_for
 from pipelines.checks import check_distillation
 from pipelines.guarded import guarded_pipeline
 from pipelines.inputs import corpus_fingerprint, machine_fingerprint, models_fingerprint, tasks_fingerprint

@@ -9,11 +9,13 @@ from zenml import step
 from zenml.types import HTMLString
 
 from distillation.audit.audit import TokenizerAudit
-from distillation.comparison import Comparison, StudentResult, make_plan, summarise
-from distillation.comparison.search import Found
 from distillation.config import ComparisonSettings
 from distillation.errors import ComparisonError
 from distillation.evaluation.result import Evaluation
+from distillation.experiment.plan import make_plan
+from distillation.experiment.result import Comparison, StudentResult
+from distillation.experiment.search import Found
+from distillation.experiment.summarise import summarise
 from distillation.models.inspect.probe import ModelProbe
 from distillation.training.student import Student
 from steps.comparison_outcome import outcome_of
@@ -41,7 +43,7 @@ def compare_variants(
     Raises:
         ComparisonError: every variant failed.
     """
-    from distillation.comparison.chosen import chosen_student
+    from distillation.experiment.chosen import chosen_student
 
     plan = make_plan(settings)
     by_teacher = {one.results["teacher"].source: one for one in references}

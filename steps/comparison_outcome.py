@@ -11,11 +11,12 @@ from steps.final_record import run_pages
 
 if TYPE_CHECKING:
     from distillation.audit.audit import TokenizerAudit
-    from distillation.comparison import Comparison, Plan
-    from distillation.comparison.search import Found
     from distillation.config import ComparisonSettings
     from distillation.corpus.corpus import Corpus
     from distillation.evaluation.result import Evaluation
+    from distillation.experiment.plan import Plan
+    from distillation.experiment.result import Comparison
+    from distillation.experiment.search import Found
     from distillation.models.inspect.probe import ModelProbe
 
 
@@ -29,7 +30,7 @@ def outcome_of(
     probes: Sequence[ModelProbe],
 ) -> Outcome:
     """Draw, write the pages, and set the chosen student beside the controls of its seed."""
-    from distillation.comparison.chosen import chosen_settings, chosen_students
+    from distillation.experiment.chosen import chosen_settings, chosen_students
     from distillation.report.comparison_page import (
         comparison_drawings,
         comparison_files,
@@ -61,9 +62,9 @@ def outcome_of(
 def _chosen_evaluation(
     comparison: Comparison, plan: Plan, settings: ComparisonSettings, corpus: Corpus
 ) -> Evaluation:
-    from distillation.comparison.chosen import chosen_evaluation, chosen_students
     from distillation.evaluation.evaluate import read_side_by_side
     from distillation.evaluation.groups import document_labels
+    from distillation.experiment.chosen import chosen_evaluation, chosen_students
 
     teacher = comparison.variant(comparison.chosen or "").teacher
     models = next(one for one in plan.teachers if one.teacher.path == teacher)

@@ -22,10 +22,11 @@ from tracking.server import resolve_tracking_uri
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-    from distillation.comparison import Comparison, Plan, VariantSummary
     from distillation.config import Settings
     from distillation.corpus.corpus import Corpus
     from distillation.evaluation.result import Evaluation
+    from distillation.experiment.plan import Plan
+    from distillation.experiment.result import Comparison, VariantSummary
     from distillation.report.histories import History
 
 CURVES = ("held_out/bits_per_byte", "cross_entropy")
@@ -58,7 +59,7 @@ def record_comparison(outcome: Outcome, corpus: Corpus) -> None:
     Raises:
         TrackingError: the server fails. The students are kept, and the same command records them later.
     """
-    from distillation.comparison.chosen import chosen_student
+    from distillation.experiment.chosen import chosen_student
     from distillation.report.comparison_words import details, sentence
 
     tracking = outcome.plan.base.tracking

@@ -19,8 +19,8 @@ from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, ROLE_TAG
 from tracking.runs import RunSpec, flat_params
 
 if TYPE_CHECKING:
-    from distillation.comparison import Entry
     from distillation.corpus.corpus import CorpusReport
+    from distillation.experiment.plan import Entry
     from tracking.forwarder import MetricsForwarder
 
 PIPELINE = "comparison_pipeline"
@@ -53,7 +53,7 @@ def _identity(settings: ComparisonSettings) -> str:
 
     models = settings.models
     digests = [model_digest(models.teacher, "teacher"), model_digest(models.student, "student")]
-    code = digest_of_sources("distillation.comparison.student")
+    code = digest_of_sources("distillation.experiment.student")
     return digest_of([settings.model_dump(mode="json"), digests, code])
 
 

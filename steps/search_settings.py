@@ -8,9 +8,9 @@ from typing import Annotated
 
 from zenml import step
 
-from distillation.comparison.search import Found, Trial
 from distillation.config import Changes, ComparisonSettings
 from distillation.errors import SearchError, one_line
+from distillation.experiment.search import Found, Trial
 from steps.console import hide_loading_bars
 from steps.types import Corpus
 
@@ -27,7 +27,7 @@ def search_settings(
     """
     from rich.console import Console
 
-    from distillation.comparison.search import search
+    from distillation.experiment.search import search
     from distillation.sources import digest_of_sources
 
     chosen = settings.comparison.search
@@ -41,7 +41,7 @@ def search_settings(
         console.print(f"trial {number + 1}: {trial.changes}: {outcome}", highlight=False, markup=False)
 
     base = settings.model_dump(mode="json", exclude={"comparison", "evaluation", "tracking", "seed"})
-    code = digest_of_sources("distillation.comparison.student")
+    code = digest_of_sources("distillation.experiment.student")
     key = [base, corpus.report.train_fingerprint, fingerprint, code]
     try:
         return search(chosen, lambda changes: _train(corpus, settings, changes), key=key, on_trial=tell)
@@ -52,10 +52,10 @@ def search_settings(
 
 def _train(corpus: Corpus, settings: ComparisonSettings, changes: Changes) -> float:
     """Train the student of one trial and return its validation bits per byte."""
-    from distillation.comparison import Entry
-    from distillation.comparison.result import VALIDATION_BITS
-    from distillation.comparison.student import prepare_student, training_figures
     from distillation.config import FOUND, change_settings
+    from distillation.experiment.plan import Entry
+    from distillation.experiment.result import VALIDATION_BITS
+    from distillation.experiment.student import prepare_student, training_figures
     from distillation.training.run import run_job
 
     assert settings.comparison.search is not None

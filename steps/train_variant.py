@@ -14,10 +14,11 @@ from typing import Annotated
 from zenml import get_step_context, step
 
 from distillation.aligners.base import Aligner
-from distillation.comparison import Entry, StudentResult
-from distillation.comparison.search import Found
 from distillation.config import EvaluationSettings
 from distillation.errors import DistillationError, JobError, SearchError, one_line
+from distillation.experiment.plan import Entry
+from distillation.experiment.result import StudentResult
+from distillation.experiment.search import Found
 from distillation.stopping import working_on
 from distillation.teachers.cache.store import TeacherCache
 from steps.comparison_runs import student_forwarder
@@ -84,8 +85,8 @@ def _train(
     evaluation: EvaluationSettings,
     fingerprint: str,
 ) -> StudentResult:
-    from distillation.comparison.result import VALIDATION_BITS
-    from distillation.comparison.student import measured_student, prepare_student, training_figures
+    from distillation.experiment.result import VALIDATION_BITS
+    from distillation.experiment.student import measured_student, prepare_student, training_figures
     from distillation.training.run import run_job
 
     job_dir = prepare_student(corpus, entry, aligner, cache)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distillation.comparison.result import Comparison, VariantSummary
-from distillation.comparison.statistics import Estimate
+from distillation.experiment.result import Comparison, VariantSummary
+from distillation.experiment.statistics import Estimate
 from distillation.report.comparison_words import variant_label
 from distillation.report.figures import (
     COLOURS,

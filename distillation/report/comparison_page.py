@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillation.comparison.result import Comparison, VariantSummary
+from distillation.experiment.result import Comparison, VariantSummary
 from distillation.report import comparison_figures as draw
 from distillation.report.comparison_words import (
     against_best,
@@ -30,9 +30,9 @@ from distillation.report.words import MISSING, SPACE, decimal, percent, scaled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from distillation.comparison.search import Found
-    from distillation.comparison.statistics import Estimate
     from distillation.config import Settings
+    from distillation.experiment.search import Found
+    from distillation.experiment.statistics import Estimate
 
 COLUMNS = ("Variant", "Bits per byte", "Gap closed", "Beside text alone", "Beside the chosen")
 MEASURE_COLUMNS = (

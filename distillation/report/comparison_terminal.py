@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distillation.comparison.result import Comparison
+from distillation.experiment.result import Comparison
 from distillation.report.comparison_words import (
     against_best,
     against_control,

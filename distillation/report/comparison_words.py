@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from distillation.comparison.result import Comparison, VariantSummary
-from distillation.comparison.statistics import Estimate
+from distillation.experiment.result import Comparison, VariantSummary
+from distillation.experiment.statistics import Estimate
 from distillation.report.words import LABELS, MISSING, SPACE, decimal, percent
 
 

@@ -12,8 +12,8 @@ import pytest
 from comparison_bits import BITS, SEEDS
 
 if TYPE_CHECKING:
-    from distillation.comparison import Comparison
     from distillation.config import ComparisonSettings
+    from distillation.experiment.result import Comparison
 
 NUM_DOCUMENTS = 40
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -162,7 +162,9 @@ def make_comparison(
 
     None in place of a figure is a student that failed.
     """
-    from distillation.comparison import StudentResult, make_plan, summarise
+    from distillation.experiment.plan import make_plan
+    from distillation.experiment.result import StudentResult
+    from distillation.experiment.summarise import summarise
 
     def make(bits: dict[str, Any], validation: dict[str, Any] | None = None) -> Comparison:
         plan = make_plan(comparison_settings)

@@ -86,7 +86,7 @@ def test_an_edit_of_what_does_not_run_is_not(copy: Path) -> None:
     edit(copy, "tracking/runs.py")
     edit(copy, "distillation/evaluation/speed.py")
     edit(copy, "distillation/corpus/contract_page.py")
-    edit(copy, "distillation/comparison/summarise.py")
+    edit(copy, "distillation/experiment/summarise.py")
     for entry in (TRAINING, CACHE):
         assert Sources(copy).digest(entry) == before[entry]
     edit(copy, "distillation/losses/gold.py")

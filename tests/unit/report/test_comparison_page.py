@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from distillation.comparison import Comparison
-from distillation.comparison.search import Found, Trial
 from distillation.config import ComparisonSettings
 from distillation.corpus.left_out import LeftOut
+from distillation.experiment.result import Comparison
+from distillation.experiment.search import Found, Trial
 from distillation.report.comparison_page import comparison_drawings, comparison_page
 from distillation.report.comparison_terminal import comparison_table
 from distillation.report.page import sections

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from distillation.comparison import Comparison
+from distillation.experiment.result import Comparison
 
 
 def history(offset: float, steps: tuple[int, ...]) -> list[dict[str, Any]]:

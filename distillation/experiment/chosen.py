@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from distillation.comparison.plan import Plan
-from distillation.comparison.result import Comparison, StudentResult
 from distillation.config import Changes, EvaluationSettings, Settings, change_settings
 from distillation.evaluation.evaluate import with_gap_closed
 from distillation.evaluation.result import DISTILLED, TEACHER, TEXT_ONLY, Evaluation, ModelResult
+from distillation.experiment.plan import Plan
+from distillation.experiment.result import Comparison, StudentResult
 
 
 def chosen_student(comparison: Comparison) -> StudentResult:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from distillation.comparison import make_plan, settings_for
 from distillation.config import TEXT_ALONE, ComparisonSettings, Settings, change_settings, parse_settings
 from distillation.errors import SettingsError
+from distillation.experiment.plan import make_plan, settings_for
 
 
 def parse(comparison: dict[str, Any], **more: Any) -> ComparisonSettings:

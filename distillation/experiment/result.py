@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from distillation.comparison.statistics import Estimate
 from distillation.evaluation.result import ModelResult
+from distillation.experiment.statistics import Estimate
 
 VALIDATION_BITS = "validation_bits_per_byte"
 """Figure of a training: bits per byte on the documents that checkpoints and the variant are chosen on."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from distillation.comparison.search import Trial, search
 from distillation.config import SearchSettings
 from distillation.errors import SearchError
+from distillation.experiment.search import Trial, search
 
 SPACE: dict[str, Any] = {
     "training.learning_rate": {"low": 1e-4, "high": 1.0, "log": True},
@@ -89,7 +89,7 @@ def test_a_killed_search_tries_the_interrupted_trial_again_first(tmp_path: Path)
     script = tmp_path / "killed.py"
     script.write_text(
         "import json, os, sys\n"
-        "from distillation.comparison.search import search\n"
+        "from distillation.experiment.search import search\n"
         "from distillation.config import SearchSettings\n"
         "settings = SearchSettings.model_validate(json.loads(sys.argv[1]))\n"
         "seen = []\n"

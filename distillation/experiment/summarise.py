@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from distillation.comparison.plan import FOUND_CONTROL, TEXT_ONLY, Plan, settings_for
-from distillation.comparison.result import VALIDATION_BITS, Comparison, StudentResult, VariantSummary
-from distillation.comparison.statistics import Estimate, document_draws, estimate
 from distillation.config import DIVERGENCES, FOUND, Changes, Settings, change_settings
 from distillation.evaluation.result import TEACHER, Evaluation, ModelResult
+from distillation.experiment.plan import FOUND_CONTROL, TEXT_ONLY, Plan, settings_for
+from distillation.experiment.result import VALIDATION_BITS, Comparison, StudentResult, VariantSummary
+from distillation.experiment.statistics import Estimate, document_draws, estimate
 
 Figure = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """From the bits per byte of student, control and teacher to a figure; on values or on draws."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distillation.comparison.statistics import NUM_DRAWS, document_draws, estimate
+from distillation.experiment.statistics import NUM_DRAWS, document_draws, estimate
 
 NUM_WORLDS = 400
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from distillation.comparison.plan import Entry
-from distillation.comparison.result import VALIDATION_BITS
 from distillation.errors import InputError, one_line
 from distillation.evaluation.result import ModelResult
+from distillation.experiment.plan import Entry
+from distillation.experiment.result import VALIDATION_BITS
 from distillation.fingerprint import digest_of, digest_of_directory
 from distillation.models.load import model_digest
 from distillation.seals import read_sealed, write_sealed

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from comparison_bits import BITS, SEEDS
 
-from distillation.comparison import Comparison
-from distillation.comparison.chosen import chosen_evaluation, chosen_student
 from distillation.config import EvaluationSettings
 from distillation.evaluation.result import completeness
+from distillation.experiment.chosen import chosen_evaluation, chosen_student
+from distillation.experiment.result import Comparison
 from distillation.report.comparison_words import against_best, against_control, details, sentence
 
 

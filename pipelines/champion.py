@@ -17,9 +17,9 @@ def roll_back_champion(raw: Mapping[str, Any]) -> None:
     Raises:
         DistillationError: the first thing that is wrong, one line.
     """
-    from steps.stages import mirror_stages
     from tracking.aliases import roll_back
     from tracking.publishing import how_to_load, publish
+    from tracking.records.stages import mirror_stages
 
     settings = check_promotion(raw)
     recorder = _recorder(settings)

@@ -37,7 +37,7 @@ from steps.train_variant import PREFIX, train_variant
 
 
 @guarded_pipeline(
-    before=check_comparison, after=show_comparison, on_failure="steps.recording.close_failed_run"
+    before=check_comparison, after=show_comparison, on_failure="tracking.records.recording.close_failed_run"
 )
 def comparison_pipeline(settings: dict[str, Any]) -> None:
     """Compare many students honestly: variants and seeds, with controls, intervals and a report."""

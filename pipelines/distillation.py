@@ -28,7 +28,9 @@ from steps.probe_models import probe_models
 
 
 @guarded_pipeline(
-    before=check_distillation, after=show_distillation, on_failure="steps.recording.close_failed_run"
+    before=check_distillation,
+    after=show_distillation,
+    on_failure="tracking.records.recording.close_failed_run",
 )
 def distillation_pipeline(settings: dict[str, Any]) -> None:
     """Distil a teacher into a student, with controls, evaluation and report."""

@@ -107,8 +107,8 @@ def _close_in_zenml(run: PipelineRunResponse) -> bool:
 
 
 def _close_in_mlflow(run: PipelineRunResponse) -> bool:
-    from steps.recording import settings_of
     from tracking.killed import close_runs
+    from tracking.records.recording import settings_of
     from tracking.runs import Recorder
     from tracking.server import tracking_uri_of
 

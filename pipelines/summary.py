@@ -25,7 +25,7 @@ def show_distillation(run: PipelineRunResponse, settings: Settings) -> None:
     report = _write_report(step, settings, "report.html")
     num_cached = sum(one.status.value == "cached" for one in run.steps.values())
     if step.status.value == "cached" and num_cached < len(run.steps):
-        from steps.recording import close_reused_run
+        from tracking.records.recording import close_reused_run
 
         close_reused_run(str(run.id), settings.tracking)
     console = Console()

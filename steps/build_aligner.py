@@ -12,8 +12,8 @@ from distillation.audit.audit import TokenizerAudit
 from distillation.config import AlignmentSettings, ModelReference, TrackingSettings
 from distillation.models.inspect.probe import ModelProbe
 from steps.caching import ALIGNMENT_CACHE
-from steps.recording import record_pages
 from steps.types import Corpus
+from tracking.records.recording import record_pages
 
 
 @step(

@@ -18,9 +18,9 @@ from distillation.experiment.search import Found
 from distillation.experiment.summarise import summarise
 from distillation.models.inspect.probe import ModelProbe
 from distillation.training.student import Student
-from steps.comparison_outcome import outcome_of
-from steps.comparison_record import record_comparison
 from steps.types import Corpus
+from tracking.records.comparison_outcome import outcome_of
+from tracking.records.comparison_record import record_comparison
 
 
 @step(enable_cache=False)

@@ -17,8 +17,8 @@ from distillation.teachers.cache.store import TeacherCache
 from distillation.training.student import Student
 from steps.caching import TRAINING_CACHE
 from steps.console import hide_loading_bars
-from steps.recording import metrics_forwarder
 from steps.types import Corpus
+from tracking.records.recording import metrics_forwarder
 
 
 @step(cache_policy=TRAINING_CACHE, output_materializers="materializers.student.StudentMaterializer")

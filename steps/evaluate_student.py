@@ -14,8 +14,8 @@ from distillation.models.inspect.probe import ModelProbe
 from distillation.training.student import Student
 from steps.caching import EVALUATION_CACHE
 from steps.console import hide_loading_bars
-from steps.final_record import record_all
 from steps.types import Corpus
+from tracking.records.final_record import record_all
 
 
 @step(

@@ -11,9 +11,9 @@ from distillation.config import CorpusSettings, ModelReference, TrackingSettings
 from distillation.corpus.corpus import CorpusReport
 from distillation.errors import shorten
 from steps.caching import CORPUS_CACHE
-from steps.recording import record_pages
 from steps.types import Corpus
 from tracking.lineage import dataset_records
+from tracking.records.recording import record_pages
 from tracking.registry import HELD_OUT_TAG
 
 

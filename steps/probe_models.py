@@ -10,7 +10,7 @@ from zenml.types import HTMLString
 from distillation.config import ModelSettings, TrackingSettings
 from distillation.models.inspect.probe import ModelProbe
 from steps.caching import PROBING_CACHE
-from steps.recording import record_pages
+from tracking.records.recording import record_pages
 
 
 @step(cache_policy=PROBING_CACHE)

@@ -8,9 +8,9 @@ from zenml import step
 
 from distillation.config import PromotionSettings
 from distillation.errors import PromotionError
-from steps.stages import mirror_stages
 from tracking.cards import promotion_card
 from tracking.gate import Contest, GateReport, Promotion, challenger_refusal, judge
+from tracking.records.stages import mirror_stages
 from tracking.registration import promote
 from tracking.registry import current_champion
 from tracking.runs import Recorder

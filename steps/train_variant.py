@@ -21,10 +21,10 @@ from distillation.experiment.result import StudentResult
 from distillation.experiment.search import Found
 from distillation.stopping import working_on
 from distillation.teachers.cache.store import TeacherCache
-from steps.comparison_runs import student_forwarder
 from steps.console import hide_loading_bars
-from steps.recording import pipeline_run_spec
 from steps.types import Corpus
+from tracking.records.comparison_runs import student_forwarder
+from tracking.records.recording import pipeline_run_spec
 
 _LOG = logging.getLogger(__name__)
 PREFIX = "train "

@@ -67,7 +67,7 @@ def closure(sources: Sources, entry: str) -> set[str]:
         (EVALUATION, "distillation/evaluation/embedded_tasks.py"),
         ("steps.evaluate_student", "distillation/corpus/sources/labels.py"),
         ("steps.evaluate_student", "distillation/models/inspect/probe.py"),
-        ("steps.evaluate_student", "steps/final_record.py"),
+        ("steps.evaluate_student", "tracking/records/final_record.py"),
         ("steps.evaluate_student", "distillation/report/templates/report.html"),
     ],
 )

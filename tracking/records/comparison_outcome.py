@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steps.comparison_record import Outcome
-from steps.final_record import run_pages
+from tracking.records.comparison_record import Outcome
+from tracking.records.final_record import run_pages
 
 if TYPE_CHECKING:
     from distillation.audit.audit import TokenizerAudit

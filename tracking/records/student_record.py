@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from steps.recording import student_run_spec
-from steps.tags import decision_tags
 from tracking.log_lines import log_history
 from tracking.names import final_name
+from tracking.records.recording import student_run_spec
+from tracking.records.tags import decision_tags
 
 if TYPE_CHECKING:
     from distillation.config import Settings

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from distillation.config import FOUND, ComparisonSettings
 from distillation.fingerprint import digest_of
 from distillation.sources import digest_of_sources
-from steps.tags import comparable_tags, decision_tags, source_tags
 from tracking.killed import ZENML_TAG
 from tracking.lineage import dataset_records
+from tracking.records.tags import comparable_tags, decision_tags, source_tags
 from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, ROLE_TAG
 from tracking.runs import RunSpec, flat_params
 

@@ -21,10 +21,10 @@ from distillation.config import (
 )
 from distillation.errors import TrackingError, one_line
 from distillation.stopping import Stopped
-from steps.comparison_runs import comparison_run_spec
-from steps.tags import comparable_tags, decision_tags, source_tags
 from tracking.killed import ZENML_TAG, close_runs, go_on
 from tracking.lineage import DatasetRecord, dataset_records
+from tracking.records.comparison_runs import comparison_run_spec
+from tracking.records.tags import comparable_tags, decision_tags, source_tags
 from tracking.registry import HELD_OUT_TAG, PIPELINE_ROLE, REUSED_ROLE, ROLE_TAG
 from tracking.runs import Recorder, RunSpec, flat_params
 from tracking.server import resolve_tracking_uri

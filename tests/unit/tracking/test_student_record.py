@@ -12,7 +12,7 @@ from tracking.runs import Recorder, RunSpec, flat_params
 
 
 def test_the_table_has_one_row_a_model_and_figures_to_read(make_evaluation: Callable[..., Any]) -> None:
-    from steps.student_record import comparison_columns
+    from tracking.records.student_record import comparison_columns
 
     columns = comparison_columns(make_evaluation(text_only=2.28123456, distilled=2.1, teacher=1.54))
     assert columns["model"] == ["text_only", "distilled", "teacher"]
@@ -23,7 +23,7 @@ def test_the_table_has_one_row_a_model_and_figures_to_read(make_evaluation: Call
 
 
 def test_controls_are_described_by_what_they_were_trained_with() -> None:
-    from steps.student_record import variant_settings
+    from tracking.records.student_record import variant_settings
 
     settings: Settings = parse_settings(
         {"objective": {"terms": {"reverse_kl": 0.9, "hidden": 0.1}}, "alignment": {"strategy": "shared"}}
@@ -40,7 +40,7 @@ def test_a_student_from_the_cache_gets_a_run_with_its_curves(
     tmp_path: Path, make_evaluation: Callable[..., Any]
 ) -> None:
     from distillation.training.student import Student
-    from steps.student_record import record_student
+    from tracking.records.student_record import record_student
 
     parent = RunSpec("p", "pipeline")
     cached, trained = (RunSpec(f"p {name}", name, parent=parent) for name in ("text_only", "distilled"))

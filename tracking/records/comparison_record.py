@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.comparison_runs import student_run_spec, variant_run_spec
-from steps.final_record import outcome_tags
-from steps.recording import pipeline_run_spec
-from steps.tags import comparable_tags
 from tracking.lineage import dataset_records
 from tracking.names import final_name, shown_name
+from tracking.records.comparison_runs import student_run_spec, variant_run_spec
+from tracking.records.final_record import outcome_tags
+from tracking.records.recording import pipeline_run_spec
+from tracking.records.tags import comparable_tags
 from tracking.registry import MODEL_URI_TAG
 from tracking.runs import Recorder, RunSpec
 from tracking.server import resolve_tracking_uri

@@ -23,7 +23,7 @@ def history(offset: float, steps: tuple[int, ...]) -> list[dict[str, Any]]:
 
 def test_a_mean_curve_has_the_steps_that_all_seeds_have() -> None:
     """Naive reference: one step after another."""
-    from steps.comparison_record import mean_curve
+    from tracking.records.comparison_record import mean_curve
 
     seeds = [history(0.0, (1, 2, 3, 4)), history(3.0, (1, 2, 3)), history(6.0, (2, 3, 4))]
     curve = mean_curve(seeds, "held_out/bits_per_byte")
@@ -42,7 +42,7 @@ def test_a_mean_curve_has_the_steps_that_all_seeds_have() -> None:
 
 
 def test_the_table_has_a_row_for_each_variant(comparison: Comparison) -> None:
-    from steps.comparison_record import comparison_columns
+    from tracking.records.comparison_record import comparison_columns
 
     columns = comparison_columns(comparison.variants)
     assert len({len(cells) for cells in columns.values()}) == 1

@@ -1,0 +1,1 @@
+"""What a pipeline writes into MLflow: runs, tags, figures, the final record."""

@@ -75,11 +75,11 @@ def make_case(options: argparse.Namespace) -> Case:
     from transformers import AutoTokenizer
 
     from distillation.aligners.build import build_aligner
+    from distillation.aligners.targets import tail_rows
     from distillation.config import ObjectiveSettings
     from distillation.corpus.windows import WindowCollator, make_windows
-    from distillation.losses.base import BatchView, StudentOutput
+    from distillation.kernels.batch import BatchView, StudentOutput
     from distillation.losses.objective import DistillationObjective
-    from distillation.losses.targets import tail_rows
     from distillation.models.load import start_token_id
     from distillation.tokenizers.pairs import PairEncoder
 
@@ -127,7 +127,8 @@ def _teacher(labels_BS: Any, options: argparse.Namespace) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from distillation.teachers.live import LiveTeacher, TeacherOutput
+    from distillation.kernels.batch import TeacherOutput
+    from distillation.teachers.live import LiveTeacher
 
     num_rows, width = options.rows[0], options.widths[0]
     config = LlamaConfig(

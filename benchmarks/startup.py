@@ -32,15 +32,17 @@ MODELS = "models"
 PLACES = (
     (MODELS, ("/torch/nn/", "/torch/autograd/", "/torch/optim/", "/torch/utils/checkpoint")),
     (MODELS, ("/transformers/models/", "/transformers/integrations/", "/transformers/generation/")),
-    (MODELS, ("/distillation/objectives/", "/distillation/teacher/live", "/distillation/evaluation/")),
     (
         MODELS,
-        tuple(
-            f"/distillation/alignment/{name}"
-            for name in ("teacher_rows", "prefix", "base", "by_id", "shared")
+        (
+            "/distillation/kernels/",
+            "/distillation/losses/",
+            "/distillation/teachers/live",
+            "/distillation/evaluation/",
         ),
     ),
-    ("data", ("/distillation/corpus/", "/distillation/training/windows", "/distillation/alignment/")),
+    (MODELS, ("/distillation/aligners/", "/distillation/models/lm_head")),
+    ("data", ("/distillation/corpus/", "/distillation/tokenizers/", "/distillation/audit/")),
     ("data", ("/tokenizers/", "/datasets/", "/great_expectations/", "/transformers/tokenization")),
     ("figures", ("/matplotlib/", "/distillation/report/")),
     ("MLflow", ("/mlflow/", "/tracking/")),
@@ -52,7 +54,7 @@ GROUPS = (MODELS, "Trainer", "data", "figures", "MLflow", "ZenML", "imports", "o
 COMMANDS = {
     "python -m pipelines.distillation --help": ("-m", "pipelines.distillation", "--help"),
     "python -m distillation.training --help": ("-m", "distillation.training", "--help"),
-    "python -m distillation.audit.audit --help": ("-m", "distillation.audit.audit", "--help"),
+    "python -m distillation.audit --help": ("-m", "distillation.audit", "--help"),
     "zenml --help": ("-m", "zenml.cli.cli", "--help"),
     "import torch": ("-c", "import torch"),
     "import transformers": ("-c", "import transformers"),

@@ -34,6 +34,7 @@ def evaluate_student(
     fingerprint: str,
 ) -> tuple[Annotated[Evaluation, "evaluation"], Annotated[HTMLString, "report"]]:
     """Measure on the held-out documents; record everything in the run of the pipeline."""
+    from distillation.audit.page import audit_summary
     from distillation.evaluation.evaluate import evaluate_models
     from distillation.report.histories import read_history
     from distillation.report.page import report_page
@@ -54,6 +55,8 @@ def evaluate_student(
     histories = {one.variant: read_history(one.history) for one in students if one.history is not None}
     probes = (teacher_probe, student_probe)
     trainings = {one.variant: one.metrics for one in students}
-    page = report_page(evaluation, audit, probes, corpus.report, histories, settings, trainings=trainings)
+    page = report_page(
+        evaluation, audit_summary(audit), probes, corpus.report, histories, settings, trainings=trainings
+    )
     record_all(settings, students, evaluation, page, audit, probes, corpus, histories)
     return evaluation, HTMLString(page)

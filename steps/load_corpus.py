@@ -9,12 +9,11 @@ from zenml.types import HTMLString
 
 from distillation.config import CorpusSettings, ModelReference, TrackingSettings
 from distillation.corpus.corpus import CorpusReport
-from distillation.errors import shorten
 from steps.caching import CORPUS_CACHE
 from steps.types import Corpus
 from tracking.lineage import dataset_records
 from tracking.records.recording import record_pages
-from tracking.registry import HELD_OUT_TAG
+from tracking.records.tags import corpus_tags
 
 
 @step(cache_policy=CORPUS_CACHE, output_materializers={"corpus": "materializers.corpus.CorpusMaterializer"})
@@ -49,13 +48,3 @@ def load_corpus(
         dataset_records(report, corpus.sources),
     )
     return loaded, report, HTMLString(loaded.contract_page)
-
-
-def corpus_tags(report: CorpusReport) -> dict[str, str]:
-    """Return the tags that say which text a run was trained and measured on."""
-    tags = {HELD_OUT_TAG: report.held_out_fingerprint, "corpus_source": report.source}
-    if report.fallback_reasons:
-        tags["fallback_reason"] = " | ".join(report.fallback_reasons)
-    if report.left_out:
-        tags["corpus_left_out"] = shorten("; ".join(one.describe() for one in report.left_out), 2000)
-    return tags

@@ -36,7 +36,7 @@ from distillation.aligners.base import Targets
 from distillation.kernels.chunked import OutputLayer
 
 if TYPE_CHECKING:
-    from distillation.losses.base import BatchView
+    from distillation.kernels.batch import BatchView
 
 FLOOR = 1e-4
 """Mass spread evenly over the student's vocabulary before the correction: what the rule excludes entirely

@@ -1,4 +1,4 @@
-"""The command line of the tokenizer audit: `python -m distillation.audit.audit`.
+"""The command line of the tokenizer audit: `python -m distillation.audit`.
 
 It reads only `tokenizer.json`, `tokenizer_config.json` and `config.json` of each model, from a directory or
 from the hub: no weights, and no PyTorch, whose import alone would take longer than the audit of a small
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     from distillation.audit import audit as documentation
 
     parser = argparse.ArgumentParser(
-        prog="python -m distillation.audit.audit",
+        prog="python -m distillation.audit",
         description=documentation.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -374,3 +374,7 @@ def _text_of_row(row: Any, number: int) -> str:
 
 def _is_message(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

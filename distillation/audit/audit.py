@@ -1,6 +1,6 @@
 """The tokenizer audit: what a pair of tokenizers allows, known before anything is trained.
 
-    python -m distillation.audit.audit TEACHER STUDENT [TEXT ...] [--json] [--html PAGE]
+    python -m distillation.audit TEACHER STUDENT [TEXT ...] [--json] [--html PAGE]
 
 It says how many ids mean the same on both sides (what truncation relies on), how many strings both have
 (what `shared` uses), what the student cannot write (what `prefix` puts into its residual), and on given texts
@@ -9,7 +9,6 @@ what each aligner can use, by script and by kind of text. No weights are needed,
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Set
 from typing import Any
 
@@ -169,9 +168,3 @@ def _tables(vocabularies: Vocabularies, shared: Set[bytes]) -> VocabularyTables:
         writable_places=writable_places,
         num_student_rows=vocabularies.num_student_rows,
     )
-
-
-if __name__ == "__main__":
-    from distillation.audit.__main__ import main
-
-    sys.exit(main())

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from distillation.losses.base import IGNORED, stage_suffix
+from distillation.kernels.batch import IGNORED, stage_suffix
 from distillation.models.load import start_token_id
 from distillation.tokenizers.chat import ChatEncoder
 from distillation.tokenizers.cutting import cut_pair

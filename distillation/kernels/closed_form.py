@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 
 from distillation.kernels.compiled import compiled_on_device
-from distillation.losses.divergences import LEAST_PROBABILITY
 
+LEAST_PROBABILITY = 1e-30
 TILE_ELEMENTS = 1 << 20
 """Logits that are worked on at a time on a processor: 4 MiB in float32. A device takes all at once."""
 LEAST_ROWS = 64

@@ -22,13 +22,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from distillation.config import DivergenceName
+from distillation.kernels.closed_form import LEAST_PROBABILITY
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 HEAD_MASS = 0.5
 """Mass of the teacher's head in adaptive_kl."""
-LEAST_PROBABILITY = 1e-30
 ZERO_STANDS_FOR = 1e-6
 """What a true zero of the target counts as where reverse KL takes its logarithm.
 

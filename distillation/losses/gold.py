@@ -30,7 +30,7 @@ from torch import Tensor
 from distillation.losses.uld import sorted_difference
 
 if TYPE_CHECKING:
-    from distillation.losses.base import BatchView, Chunk
+    from distillation.kernels.batch import BatchView, Chunk
 
 LEAST_PROBABILITY = 1e-8
 """As in TRL: stands for less in a logarithm and in a merge."""

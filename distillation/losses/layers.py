@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from distillation.losses.base import BatchView
+    from distillation.kernels.batch import BatchView
 
 
 def matched_layers(num_student: int, num_teacher: int, count: int) -> list[tuple[int, int]]:

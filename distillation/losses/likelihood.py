@@ -34,21 +34,10 @@ from distillation.config import LikelihoodSettings
 from distillation.kernels.chunked import even_chunks
 
 if TYPE_CHECKING:
-    from distillation.losses.base import BatchView, Chunk
-    from distillation.tokenizers.token_bytes import TokenBytes
+    from distillation.kernels.batch import BatchView, Chunk
 
 LARGEST_LOG_PROB = -1e-4
 """A group that is all but certain: 1 - p~ must not become zero."""
-
-
-def boundary_tokens(tokens: TokenBytes, num_rows: int) -> Tensor:
-    """Return bool (num_rows,): the tokens that begin a new word: with white space, or special ones."""
-    tokens = tokens.in_rows(num_rows, "objective.terms.likelihood")
-    starts_word = [token is not None and token[:1].isspace() for token in tokens.table]
-    member = torch.zeros(num_rows, dtype=torch.bool)
-    member[: len(starts_word)] = torch.tensor(starts_word)
-    member[sorted(tokens.special_ids)] = True
-    return member
 
 
 class LikelihoodTerm:

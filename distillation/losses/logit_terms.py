@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from distillation.aligners.targets import ChunkTargets
 from distillation.config import DIVERGENCES
+from distillation.kernels.batch import BatchView, Chunk
 from distillation.kernels.chunked import (
     ChunkGradients,
     OutputLayer,
@@ -23,9 +25,7 @@ from distillation.kernels.chunked import (
 )
 from distillation.kernels.closed_form import Losses, Weights, dense_losses, sparse_losses
 from distillation.kernels.online_softmax import ChunkMemory
-from distillation.losses.base import BatchView, Chunk
 from distillation.losses.divergences import divergence
-from distillation.losses.targets import ChunkTargets
 
 if TYPE_CHECKING:
     from distillation.losses.objective import DistillationObjective

@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from distillation.aligners.targets import TargetSource
 from distillation.config import DIVERGENCES, ObjectiveSettings
-from distillation.losses.base import BatchView, StudentOutput, stage_suffix
+from distillation.kernels.batch import BatchView, StudentOutput, stage_suffix
 from distillation.losses.gold import GoldTerm
 from distillation.losses.layers import attention_loss, hidden_loss
 from distillation.losses.likelihood import LikelihoodTerm
 from distillation.losses.logit_terms import LogitTerms
-from distillation.losses.targets import TargetSource
 from distillation.losses.uld import UldTerm
 from distillation.models.decision import ChunkSizes, chunk_sizes_of
 from distillation.teachers.cache.replay import CachedTargets
@@ -39,8 +39,9 @@ from distillation.teachers.cache.teacher import CachedTeacher
 
 if TYPE_CHECKING:
     from distillation.aligners.base import Aligner
+    from distillation.kernels.batch import TeacherOutput
     from distillation.kernels.online_softmax import ChunkMemory
-    from distillation.teachers.live import LiveTeacher, TeacherOutput
+    from distillation.teachers.live import LiveTeacher
 
 FIXED_STATISTICS = ("num_tokens", "num_targets", "residual", "companion")
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from distillation.losses.base import BatchView, Chunk
+    from distillation.kernels.batch import BatchView, Chunk
 
 
 class UldTerm:

@@ -3,7 +3,7 @@
 A `config.json` of a hundred bytes can ask for a billion layers, and a `tokenizer.json` for a table of eight
 gigabytes; one character in a normaliser makes the tokenizer library abort the process. So numbers are
 compared with bounds that no real model comes near, names with what stands in the directory, and a tokenizer
-is first read by a process of its own, with a limit of time and memory (`distillation.models.tokenizer_trial`).
+is first read by a process of its own, with a limit of time and memory (`tokenizer_trial`).
 
 Invariants: no check allocates more than the file's size asks for; a refusal comes within 20 seconds and 1
 GiB; a verdict depends on the files' content alone.

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distillation.audit.page import audit_summary
 from distillation.evaluation.result import Evaluation, ModelResult, completeness
 from distillation.report.breakdown import breakdown
 from distillation.report.drawings import comparison_drawings, group_drawings, training_drawings
@@ -39,7 +38,6 @@ from distillation.report.words import (
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from distillation.audit.audit import TokenizerAudit
     from distillation.config import Settings
     from distillation.corpus.corpus import CorpusReport
     from distillation.models.inspect.probe import ModelProbe
@@ -61,7 +59,7 @@ SPEED_COLUMNS = (
 
 def report_page(
     evaluation: Evaluation,
-    audit: TokenizerAudit | None = None,
+    audit: Mapping[str, Any] | None = None,
     probes: Sequence[ModelProbe] = (),
     corpus_report: CorpusReport | None = None,
     histories: Mapping[str, History] | None = None,
@@ -74,7 +72,7 @@ def report_page(
 
     Args:
         evaluation: what `evaluate_models` found.
-        audit: the `TokenizerAudit` of the pair.
+        audit: what `audit.page.audit_summary` says of the pair.
         probes: teacher's and student's `ModelProbe`.
         corpus_report: the `CorpusReport` of the run.
         histories: lines of metrics logs by variant (see `read_history`).
@@ -96,7 +94,7 @@ def report_page(
 
 def sections(
     evaluation: Evaluation,
-    audit: TokenizerAudit | None = None,
+    audit: Mapping[str, Any] | None = None,
     probes: Sequence[ModelProbe] = (),
     corpus_report: CorpusReport | None = None,
     histories: Mapping[str, History] | None = None,
@@ -120,7 +118,7 @@ def sections(
         "training_columns": TRAINING_COLUMNS,
         "trainings": training_rows(trainings or {}),
         "samples": _samples(evaluation),
-        "audit": audit_summary(audit) if audit is not None else None,
+        "audit": audit,
         "probes": _probe_fragment(probes),
         "corpus": _corpus(evaluation, corpus_report) if corpus_report is not None else None,
     }

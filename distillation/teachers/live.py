@@ -4,17 +4,17 @@ Legend, at the end of names: B windows, S teacher positions, D width, n or R row
 columns of a tile.
 """
 
-# ruff: noqa: N802, N815 - the shape suffixes stand in field names too.
+# ruff: noqa: N802 - the shape suffixes stand in field names too.
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from distillation.kernels.batch import TeacherOutput
 from distillation.kernels.online_softmax import (
     DenseRows,
     OnlineSoftmax,
@@ -28,18 +28,6 @@ from distillation.models.lm_head import LogitsReader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True)
-class TeacherOutput:
-    """What the teacher's body says of a batch."""
-
-    states_BSD: Tensor
-    """What `LiveTeacher.log_probs` takes rows of."""
-    hidden_states: tuple[Tensor, ...] = ()
-    """(B, S, D) after the embedding and after each layer, where asked for."""
-    attentions: tuple[Tensor, ...] = ()
-    """(B, heads, S, S) of each layer, where asked for."""
 
 
 class LiveTeacher:

@@ -24,11 +24,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from distillation.errors import AlignmentError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SPACE_MARK = "▁"
 BYTE_FALLBACK = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
@@ -351,3 +354,15 @@ def _flatten(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _name(tokenizer: Any) -> str:
     return getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+
+
+def boundary_tokens(tokens: TokenBytes, num_rows: int) -> Tensor:
+    """Return bool (num_rows,): the tokens that begin a new word: with white space, or special ones."""
+    import torch
+
+    tokens = tokens.in_rows(num_rows, "objective.terms.likelihood")
+    starts_word = [token is not None and token[:1].isspace() for token in tokens.table]
+    member = torch.zeros(num_rows, dtype=torch.bool)
+    member[: len(starts_word)] = torch.tensor(starts_word)
+    member[sorted(tokens.special_ids)] = True
+    return member

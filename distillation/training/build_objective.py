@@ -104,8 +104,7 @@ def _modules(job: Job, aligner: Aligner, teacher: PreTrainedModel, student: PreT
 def _tables(job: Job, tokenizers: tuple[Any, Any], aligner: Aligner, device: str) -> dict[str, Tensor]:
     """Return the tensors, on `device`, of terms that need the tokenizers."""
     from distillation.losses.gold import matched_tokens
-    from distillation.losses.likelihood import boundary_tokens
-    from distillation.tokenizers.token_bytes import tokens_as_bytes
+    from distillation.tokenizers.token_bytes import boundary_tokens, tokens_as_bytes
 
     tables = {}
     if job.objective.terms.gold > 0:

@@ -31,6 +31,7 @@ from distillation.config import (
     TermWeights,
     TrainingSettings,
 )
+from distillation.corpus.inputs import check_inputs, without_places, write_inputs
 from distillation.errors import InputError, JobError, one_line, reason_of
 from distillation.files import new_directory, write_atomically
 from distillation.fingerprint import digest_of
@@ -40,7 +41,6 @@ from distillation.models.load import located, model_digest
 from distillation.reading import read_bytes
 from distillation.seals import read_sealed, write_sealed
 from distillation.sources import digest_of_sources
-from distillation.training.inputs import check_inputs, without_places, write_inputs
 
 if TYPE_CHECKING:
     from distillation.aligners.base import Aligner

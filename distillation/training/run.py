@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillation.config import DIVERGENCES
+from distillation.corpus.inputs import check_inputs, check_model
 from distillation.errors import CorpusError, JobError
 from distillation.files import storing
 from distillation.sources import digest_of_sources
@@ -29,7 +30,6 @@ from distillation.training.checkpoints import (
     restore_log,
 )
 from distillation.training.finishing import decided, finish, finished_result
-from distillation.training.inputs import check_inputs, check_model
 from distillation.training.job import (
     CACHE_FOLDER,
     ENTRY,

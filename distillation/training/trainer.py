@@ -23,7 +23,7 @@ from transformers import Trainer
 from distillation.corpus.windows import LengthBatchedSampler
 from distillation.errors import JobError
 from distillation.evaluation.bits_per_byte import bits_per_byte
-from distillation.losses.base import IGNORED, StudentOutput, stage_suffix
+from distillation.kernels.batch import IGNORED, StudentOutput, stage_suffix
 from distillation.losses.objective import DistillationObjective
 from distillation.models.lm_head import LogitsReader
 from distillation.training import nonfinite

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from browser import SCHEMES, WIDTHS, channels, check_figures, contrast, luminance, needs_browser, visit
 
+from distillation.audit.page import audit_summary
+
 pytestmark = needs_browser
 
 
@@ -62,7 +64,9 @@ def page(evaluation, tiny_teacher_dir, tiny_student_dir, english_documents):
         {"step": step, "tokens": 1000 * step, "time": 0.0, "metrics": {"cross_entropy": 5.0 / step}}
         for step in range(1, 20)
     ]
-    return report_page(evaluation, audit, histories={"distilled": history}, settings=Settings())
+    return report_page(
+        evaluation, audit_summary(audit), histories={"distilled": history}, settings=Settings()
+    )
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -117,7 +117,7 @@ def test_outside_of_the_block_signals_are_as_before() -> None:
     [
         "distillation.training",
         "distillation.teachers.cache.fill",
-        "distillation.audit.audit",
+        "distillation.audit",
         "stacks.local",
     ],
 )

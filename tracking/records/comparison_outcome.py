@@ -30,6 +30,7 @@ def outcome_of(
     probes: Sequence[ModelProbe],
 ) -> Outcome:
     """Draw, write the pages, and set the chosen student beside the controls of its seed."""
+    from distillation.audit.page import audit_summary
     from distillation.experiment.chosen import chosen_settings, chosen_students
     from distillation.report.comparison_page import (
         comparison_drawings,
@@ -48,7 +49,7 @@ def outcome_of(
     trainings = {name: read_status(job_dir).get("metrics", {}) for name, job_dir in jobs.items()}
     histories = read_histories(comparison)
     drawings = comparison_drawings(comparison, histories, found)
-    chosen = sections(evaluation, audit, probes, corpus.report, logs, trainings)
+    chosen = sections(evaluation, audit_summary(audit), probes, corpus.report, logs, trainings)
     trained_with = chosen_settings(comparison, plan, found.changes if found is not None else None)
     page = comparison_page(comparison, drawings, settings, chosen=chosen, found=found)
     pages = {

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from steps.load_corpus import corpus_tags
 from tracking.lineage import dataset_records
 from tracking.records.recording import pipeline_run_spec
 from tracking.records.student_record import comparison_columns, record_students
+from tracking.records.tags import corpus_tags
 from tracking.registry import MISSING_TAG, MODEL_URI_TAG, STUDENT_DIGEST_TAG, TEACHER_DIGEST_TAG
 from tracking.runs import Recorder
 from tracking.server import resolve_tracking_uri

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from distillation.config import DIVERGENCES, ModelReference
 from distillation.console import leave_bars, print_anything
+from distillation.corpus.inputs import check_inputs, check_model
 from distillation.errors import DistillationError, JobError, one_line
 from distillation.files import storing, write_json
 from distillation.fingerprint import digest_of
@@ -40,7 +41,6 @@ from distillation.teachers.cache.request import (
     request_name,
 )
 from distillation.teachers.cache.store import CacheReader, CacheStore, TeacherCache, shard_name
-from distillation.training.inputs import check_inputs, check_model
 
 if TYPE_CHECKING:
     from distillation.teachers.cache.targets import TargetWriter

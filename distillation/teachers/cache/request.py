@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillation.config import Settings, TrainingSettings, parse_settings
+from distillation.corpus.inputs import check_inputs, without_places, write_inputs
 from distillation.errors import DistillationError, JobError, one_line, reason_of
 from distillation.files import new_directory, write_atomically
 from distillation.fingerprint import digest_of
@@ -22,7 +23,6 @@ from distillation.locks import exclusive
 from distillation.models.decision import TeacherDecision, decide_teacher
 from distillation.models.load import located, model_digest
 from distillation.reading import read_bytes, read_json
-from distillation.training.inputs import check_inputs, without_places, write_inputs
 
 if TYPE_CHECKING:
     from distillation.aligners.base import Aligner

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distillation.aligners.targets import ChunkTargets, TargetSource
 from distillation.config import DIVERGENCES, CacheSettings, Settings
 from distillation.corpus.windows import WindowCollator
 from distillation.errors import InputError, ModelError, one_line, shorten
 from distillation.files import write_atomically
+from distillation.kernels.batch import BatchView, StudentOutput
 from distillation.kernels.chunked import even_chunks
-from distillation.losses.base import BatchView, StudentOutput
-from distillation.losses.targets import ChunkTargets, TargetSource
 from distillation.models.load import load_model, need_start_token_id
 from distillation.seals import first_fault, read_sealed, write_sealed
 from distillation.teachers.cache.entries import KEY_BYTES, WindowEntries
@@ -61,8 +61,7 @@ class TargetWriter:
     def __init__(
         self, settings: Settings, aligner: Aligner, tokenizers: Sequence[Any], decision: TeacherDecision
     ) -> None:
-        from distillation.losses.likelihood import boundary_tokens
-        from distillation.tokenizers.token_bytes import tokens_as_bytes
+        from distillation.tokenizers.token_bytes import boundary_tokens, tokens_as_bytes
 
         assert settings.cache is not None
         reference, terms = settings.models.teacher, settings.objective.terms.active

@@ -53,7 +53,7 @@ def text(tmp_path: Path) -> Path:
 
 def run(*arguments: str, program: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the audit as a user does, in a process of its own."""
-    start = ["-c", program] if program else ["-m", "distillation.audit.audit"]
+    start = ["-c", program] if program else ["-m", "distillation.audit"]
     return subprocess.run(
         [sys.executable, *start, *arguments], cwd=ROOT, env=os.environ | environment, capture_output=True,
         text=True, timeout=120, check=False,

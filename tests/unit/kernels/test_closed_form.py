@@ -9,6 +9,7 @@ import torch
 from objective_reference import make_batch
 from torch import Tensor
 
+from distillation.aligners.targets import Columns
 from distillation.config import ObjectiveSettings, TermWeights
 from distillation.kernels import closed_form
 from distillation.kernels.chunked import OutputLayer
@@ -17,7 +18,6 @@ from distillation.kernels.online_softmax import Workspace
 from distillation.losses.divergences import divergence
 from distillation.losses.logit_terms import LogitTerms
 from distillation.losses.objective import DistillationObjective
-from distillation.teachers.cache.replay import Columns
 from distillation.teachers.live import LiveTeacher
 from distillation.training.trainer import distilling
 

@@ -27,11 +27,10 @@ from distillation.config import (
 )
 from distillation.losses.gold import matched_tokens
 from distillation.losses.layers import build_projections, matched_layers
-from distillation.losses.likelihood import boundary_tokens
 from distillation.losses.objective import DistillationObjective
 from distillation.teachers.live import LiveTeacher
 from distillation.tokenizers.pairs import PairEncoder
-from distillation.tokenizers.token_bytes import tokens_as_bytes
+from distillation.tokenizers.token_bytes import boundary_tokens, tokens_as_bytes
 from distillation.training.gradient_shares import gradient_shares
 from distillation.training.trainer import distilling
 

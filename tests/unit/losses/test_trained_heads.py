@@ -68,7 +68,7 @@ def test_learned_equals_its_formula(models: Any) -> None:
     companion.zero_grad()
     logits_BTV, _ = dense_logits(models, student, batch)
     with distilling(student, rule):
-        from distillation.losses.base import BatchView, StudentOutput
+        from distillation.kernels.batch import BatchView, StudentOutput
 
         view = BatchView(batch, StudentOutput(logits_BTV, None, None, logits_BTV.shape[-1]), rule.teacher)
         base = rule.target_source(view).of_chunk(slice(0, len(view.labels_N)))

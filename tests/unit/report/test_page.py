@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from distillation.audit.page import audit_page
+from distillation.audit.page import audit_page, audit_summary
 from distillation.config import Settings
 from distillation.report.page import report_page
 
@@ -20,7 +20,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.w
 
 @pytest.fixture(scope="module")
 def page(evaluation, audit, corpus_report, histories):
-    return report_page(evaluation, audit, (), corpus_report, histories, Settings())
+    return report_page(evaluation, audit_summary(audit), (), corpus_report, histories, Settings())
 
 
 def test_it_asks_no_host_for_anything(page, audit):
@@ -111,7 +111,7 @@ def test_text_of_models_and_sources_is_escaped(make_evaluation, corpus_report):
 
 
 def test_same_input_same_page(page, evaluation, audit, corpus_report, histories):
-    assert report_page(evaluation, audit, (), corpus_report, histories, Settings()) == page
+    assert report_page(evaluation, audit_summary(audit), (), corpus_report, histories, Settings()) == page
 
 
 def test_ids_are_unique_and_references_lead_somewhere(page):

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from distillation.aligners.targets import Columns
 from distillation.config import DIVERGENCES, CacheSettings
 from distillation.losses.divergences import divergence
-from distillation.teachers.cache.replay import CachedTargets, Columns
+from distillation.teachers.cache.replay import CachedTargets
 from distillation.teachers.cache.sparse import SparseRows, largest, largest_and_drawn
 
 NUM_ROWS, WIDTH = 6, 12

@@ -6,7 +6,7 @@ import pytest
 from alignment_families import BUILDERS, Variant, variants_of
 from alignment_reference import END, SENTENCES, sentencepiece_bpe, sentencepiece_unigram
 from alignment_texts import FRAGMENTS
-from test_alignment_unspelled import few_bytes, letters
+from test_unspelled import few_bytes, letters
 
 from distillation.tokenizers.plain_text import PlainText
 from distillation.tokenizers.spelling import are_spelled

@@ -33,6 +33,7 @@ from distillation.config import (
     Settings,
     TermWeights,
 )
+from distillation.corpus.inputs import check_inputs, check_model
 from distillation.corpus.loading import load_corpus
 from distillation.errors import DistillationError, JobError, ModelError
 from distillation.fingerprint import digest_of_directory
@@ -41,7 +42,6 @@ from distillation.metrics_log import MetricsLog, read_metrics, sealed_line
 from distillation.models.load import configured_output_rows, load_tokenizer
 from distillation.training.__main__ import main
 from distillation.training.checkpoints import newest_step
-from distillation.training.inputs import check_inputs, check_model
 from distillation.training.job import prepare_job, read_job, read_status, write_status
 from distillation.training.processes import claim_gpu
 from distillation.training.run import TrainingRun, run_job

@@ -23,7 +23,7 @@ from distillation.kernels.chunked import OutputLayer
 
 if TYPE_CHECKING:
     from distillation.teachers.cache.teacher import CachedTeacher
-    from distillation.teachers.live import LiveTeacher, TeacherOutput
+    from distillation.teachers.live import LiveTeacher
 
 IGNORED = -100
 
@@ -44,6 +44,18 @@ class StudentOutput:
     """(B, heads, T, T) of each layer, likewise."""
     embedding_VD: Tensor | None = None
     """The student's input embedding, for an aligner that attends over it."""
+
+
+@dataclass(frozen=True)
+class TeacherOutput:
+    """What the teacher's body says of a batch."""
+
+    states_BSD: Tensor
+    """What `LiveTeacher.log_probs` takes rows of."""
+    hidden_states: tuple[Tensor, ...] = ()
+    """(B, S, D) after the embedding and after each layer, where asked for."""
+    attentions: tuple[Tensor, ...] = ()
+    """(B, heads, S, S) of each layer, where asked for."""
 
 
 class Chunk:

@@ -1193,14 +1193,14 @@ def torture_promotion(bench: Bench) -> Iterator[Row]:
         process = bench.start(pipeline, "promotion", write_promotion(place, "calm"), folder=place)
         if process.end() != 0:
             raise SystemExit(f"the undisturbed promotion fails:\n{process.output[-3000:]}")
-        number = 0
+        number, seconds = 0, process.seconds
         while row.tries < bench.options.kills:
             number += 1
             config = write_promotion(place, f"student-{number}")
             begin = lambda config=config: bench.start(pipeline, "promotion", config, folder=place)  # noqa: E731
             num = min(bench.random.randint(1, 4), bench.options.kills - row.tries)
             row.tries += kill_and_end(
-                row, bench, begin, kills=num, duration=process.seconds, what=f"student-{number}"
+                row, bench, begin, kills=num, duration=seconds, what=f"student-{number}"
             )
             # A start after the champion was chosen refuses it again, and writes its folder with --publish.
             published = bench.start(pipeline, "promotion", config, "--publish", folder=place)

@@ -298,7 +298,8 @@ class SettingsKind(Kind):
         """Read the case."""
         from distillation.config import ComparisonSettings, PromotionSettings, Settings, parse_settings
         from distillation.errors import SettingsError
-        from pipelines.command import merge_overrides, read_parameters
+        from pipelines.command import merge_overrides
+        from pipelines.parameters import read_parameters
 
         content = read_parameters(str(folder / "settings.yaml"))
         parameters = content.get("parameters")

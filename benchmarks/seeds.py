@@ -64,7 +64,8 @@ def measure(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
 
 def read_settings(config: str, overrides: Sequence[str]) -> Settings:
     """Return the settings of a pipeline's YAML with `NAME=VALUE` changes on top."""
-    from pipelines.command import merge_overrides, read_parameters
+    from pipelines.command import merge_overrides
+    from pipelines.parameters import read_parameters
 
     return parse_settings(merge_overrides(read_parameters(config)["parameters"]["settings"], overrides))
 

@@ -14,33 +14,18 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import click
 import yaml
 
 from distillation.config import set_by_name
 from distillation.console import print_anything
 from distillation.errors import InputError, SettingsError, one_line
-from distillation.reading import parse_yaml, read_yaml
+from distillation.reading import parse_yaml
 from distillation.stopping import stoppable
-
-if TYPE_CHECKING:
-    from pipelines.guarded import GuardedPipeline
-
-
-def read_parameters(path: str) -> dict[str, Any]:
-    """Return the whole content of a pipeline file.
-
-    Raises:
-        SettingsError: it is missing, is no YAML, or is no mapping.
-    """
-    try:
-        content = read_yaml(path)
-    except InputError as error:
-        raise SettingsError(f"file {one_line(error)}; give a YAML file with -c") from None
-    if not isinstance(content, dict):
-        raise SettingsError(f"file {path}: must hold parameters: settings: and so on")
-    return content
+from pipelines.guarded import GuardedPipeline, one_line_errors
+from pipelines.parameters import read_parameters
 
 
 def merge_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -84,10 +69,6 @@ def run_command(
 
     Each of `actions` is an option of its name, at most one of which may be given.
     """
-    import click
-
-    from pipelines.guarded import one_line_errors
-
     name = pipeline.name.removesuffix("_pipeline")
     parser = argparse.ArgumentParser(prog=f"python -m pipelines.{name}", description=(pipeline.__doc__ or ""))
     parser.add_argument("-c", "--config", required=True, metavar="FILE", help="YAML file, see configs/")

@@ -28,8 +28,8 @@ from distillation.console import leave_bars, print_anything
 from distillation.errors import DistillationError, SettingsError, one_line
 from distillation.files import storage_error
 from distillation.stopping import Stopped, stoppable, working_on
-from pipelines.command import read_parameters
 from pipelines.killed import close_killed_runs, marked_as_running
+from pipelines.parameters import read_parameters
 from pipelines.places import places_of
 from pipelines.scrubbed import stored_without_secrets
 

@@ -101,7 +101,7 @@ class CrossModelAttention(Companion):
         batch, student = view.batch, view.student
         assert student.embedding_VD is not None
         embedding_VD = student.embedding_VD.detach().to(self.value.weight.dtype)
-        embedding_UE = view.teacher.embedding_UD.to(self.value.weight.dtype)
+        embedding_UE = view.teacher.embedding_UE.to(self.value.weight.dtype)
         query_BTE = self.query(_read_and_next(embedding_VD, batch["input_ids"], batch["shift_labels"]))
         key_BSE = _read_and_next(embedding_UE, batch["teacher_input_ids"], batch["teacher_labels"])
         key_BSE = key_BSE / key_BSE.std().clamp_min(1e-6)

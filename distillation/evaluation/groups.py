@@ -18,13 +18,10 @@ Invariant (tests): bits and bytes of the groups of one way sum to those of the w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-
-if TYPE_CHECKING:
-    from distillation.evaluation.result import ModelResult
 
 KIND_SHARE = 2 / 3
 SCRIPT_SHARE = 0.9
@@ -54,6 +51,18 @@ class TextGroup(BaseModel):
     def bits_per_byte(self) -> dict[str, float]:
         """By model; models that count no byte of the group are left out."""
         return {name: self.bits[name] / size for name, size in self.num_bytes.items() if size}
+
+
+class MeasuredDocuments(Protocol):
+    """What a model made of the held-out documents, one by one."""
+
+    @property
+    def per_document_bits(self) -> Sequence[float]:
+        """What the model needs for each document."""
+
+    @property
+    def per_document_bytes(self) -> Sequence[int]:
+        """UTF-8 bytes of each document that count."""
 
 
 def document_labels(texts: Sequence[str], sources: Sequence[str] | None = None) -> dict[str, tuple[str, ...]]:
@@ -88,7 +97,7 @@ def text_script(text: str) -> str:
     return _most(SCRIPTS, counts, SCRIPT_SHARE)
 
 
-def group_documents(labels: Sequence[str], results: Mapping[str, ModelResult]) -> tuple[TextGroup, ...]:
+def group_documents(labels: Sequence[str], results: Mapping[str, MeasuredDocuments]) -> tuple[TextGroup, ...]:
     """Return the groups of one way, the one of most documents first and `REST` last.
 
     Args:
@@ -110,7 +119,7 @@ def group_documents(labels: Sequence[str], results: Mapping[str, ModelResult]) -
 
 
 def _group(
-    label: str, places: Sequence[int], merged: tuple[str, ...], results: Mapping[str, ModelResult]
+    label: str, places: Sequence[int], merged: tuple[str, ...], results: Mapping[str, MeasuredDocuments]
 ) -> TextGroup:
     chosen = np.asarray(places)
     return TextGroup(

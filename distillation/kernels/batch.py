@@ -22,8 +22,7 @@ from torch import Tensor
 from distillation.kernels.chunked import OutputLayer
 
 if TYPE_CHECKING:
-    from distillation.teachers.cache.teacher import CachedTeacher
-    from distillation.teachers.live import LiveTeacher
+    from distillation.kernels.online_softmax import TeacherRows
 
 IGNORED = -100
 
@@ -56,6 +55,63 @@ class TeacherOutput:
     """(B, S, D) after the embedding and after each layer, where asked for."""
     attentions: tuple[Tensor, ...] = ()
     """(B, heads, S, S) of each layer, where asked for."""
+
+
+class Teacher:
+    """What a batch can ask its teacher; one of a cache answers only what was kept.
+
+    Legend: n or R rows of the teacher's states, U its vocabulary, E its width.
+    """
+
+    is_live = True
+    """Whether it runs."""
+    num_rows = 0
+    """U, rows of its output layer; 0 where that never runs."""
+
+    @property
+    def embedding_UE(self) -> Tensor:
+        """The input embedding (U, E)."""
+        raise NotImplementedError
+
+    def run(
+        self,
+        input_ids_BS: Tensor,
+        attention_mask_BS: Tensor,
+        with_hidden_states: bool = False,
+        with_attentions: bool = False,
+    ) -> TeacherOutput:
+        """Run the body on a batch."""
+        raise NotImplementedError
+
+    def start(
+        self,
+        input_ids_BS: Tensor,
+        attention_mask_BS: Tensor,
+        with_hidden_states: bool = False,
+        with_attentions: bool = False,
+    ) -> Callable[[], TeacherOutput] | None:
+        """Begin `run` beside what the device does next and return what waits for its output, if it runs."""
+        return None
+
+    def is_finite(self, batch: Mapping[str, Tensor]) -> bool:
+        """Return whether all that the teacher says of a batch is finite."""
+        raise NotImplementedError
+
+    def rows(self, states_RD: Tensor, temperature: float = 1.0) -> TeacherRows:
+        """Return rows of `states` as an aligner reads them."""
+        raise NotImplementedError
+
+    def log_probs(self, states_nD: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return float32 log-probabilities (n, U) of rows of `states`."""
+        raise NotImplementedError
+
+    def token_log_probs(self, states_nD: Tensor, tokens_n: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return float32 (n,): the log-probability of one token a row."""
+        raise NotImplementedError
+
+    def token_and_set_log_probs(self, states_nD: Tensor, tokens_n: Tensor, member_U: Tensor) -> Tensor:
+        """Return float32 (n, 2): the log-probability of one token a row, and that of a set, bool (U,)."""
+        raise NotImplementedError
 
 
 class Chunk:
@@ -94,7 +150,7 @@ class BatchView:
         self,
         batch: Mapping[str, Tensor],
         student: StudentOutput,
-        teacher: LiveTeacher | CachedTeacher | None,
+        teacher: Teacher | None,
         teacher_output: Callable[[], TeacherOutput] | None = None,
     ) -> None:
         self.batch = batch
@@ -117,10 +173,10 @@ class BatchView:
     # ------------------------------------------------------------------------------------------- teacher
 
     @property
-    def teacher(self) -> LiveTeacher:
+    def teacher(self) -> Teacher:
         """What runs the teacher, or answers from a cache the few questions that one can."""
         assert self._teacher is not None, "a term needs the teacher, and the objective has none"
-        return self._teacher  # type: ignore[return-value]
+        return self._teacher
 
     @functools.cached_property
     def teacher_output(self) -> TeacherOutput:

@@ -240,7 +240,7 @@ def _verdict(path: Path) -> str | None:
     if library is None or library.origin is None:
         raise ModuleNotFoundError("tokenizers")
     program = Path(__file__).with_name("tokenizer_trial.py")
-    places = [str(Path(library.origin).parents[1]), str(program.parents[1])]
+    places = [str(Path(library.origin).parents[1]), str(program.parents[2])]
     # Without `site`, and with this one library, the process is there in 40 milliseconds.
     command = [sys.executable, "-I", "-S", "-X", "utf8", str(program), str(path), *places]
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Role = Literal["teacher", "student"]
 EMBEDDED = "sample"
+SAMPLE = Path(__file__).absolute().parents[1] / EMBEDDED
 NEVER_READ = (
     *(".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".tflite", ".ot"),
     *(".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".log"),
@@ -39,7 +40,7 @@ START_TOKENS = ("<|endoftext|>", "<s>", "[CLS]")
 def resolve_path(reference: ModelReference, role: Role) -> str:
     """Return the directory or hub repository that `reference` means for this role."""
     if reference.path == EMBEDDED:
-        return str(Path(__file__).parent / "sample" / role)
+        return str(SAMPLE / role)
     return reference.path
 
 
@@ -136,7 +137,7 @@ def check_model_files(reference: ModelReference, role: Role) -> None:
         ModelError: one of them is damaged, too large, or asks for what no real model has.
     """
     path = resolve_path(reference, role)
-    if Path(path).absolute().parent == Path(__file__).absolute().parent / EMBEDDED:
+    if Path(path).absolute().parent == SAMPLE:
         return
     try:
         files = _files_of(reference, path, model_files.FILES)

@@ -8,13 +8,13 @@ columns of a tile.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from distillation.kernels.batch import TeacherOutput
+from distillation.kernels.batch import Teacher, TeacherOutput
 from distillation.kernels.online_softmax import (
     DenseRows,
     OnlineSoftmax,
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class LiveTeacher:
+class LiveTeacher(Teacher):
     """A frozen causal language model: hidden states first, log-probabilities of chosen rows after."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.reader = LogitsReader(model.eval().requires_grad_(False))
 
     @property
-    def num_rows(self) -> int:
+    def num_rows(self) -> int:  # type: ignore[override]
         """U, rows of the output layer."""
         return self.reader.num_rows
 
     @property
-    def embedding_UD(self) -> Tensor:
+    def embedding_UE(self) -> Tensor:
         """The input embedding."""
         return self.reader.model.get_input_embeddings().weight
 
@@ -98,6 +98,14 @@ class LiveTeacher:
             return output
 
         return finish
+
+    def is_finite(self, batch: Mapping[str, Tensor]) -> bool:
+        """See `Teacher.is_finite`."""
+        output = self.run(batch["teacher_input_ids"], batch["teacher_attention_mask"])
+        states_nD = output.states_BSD[batch["teacher_labels"] >= 0]
+        # A column that a model excludes is minus infinity, which is right; a row's total never is.
+        parts = states_nD.split(self.reader.chunk_size)
+        return all(bool(self.log_probs(part).amax(-1).isfinite().all()) for part in parts)
 
     def rows(self, states_RD: Tensor, temperature: float = 1.0) -> LiveRows:
         """Return rows of `states` as an aligner reads them; nothing is computed yet."""

@@ -9,7 +9,7 @@ Invariant: asking changes nothing: no gradient, no parameter, no random number o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,9 @@ from torch import Tensor
 from distillation.errors import JobError, shorten
 from distillation.files import write_atomically, write_json
 from distillation.models.finite import nonfinite_tensor
-from distillation.teachers.cache.teacher import CachedTeacher
 
 if TYPE_CHECKING:
-    from distillation.training.trainer import DistillationTrainer
+    from distillation.losses.objective import DistillationObjective
 
 FOLDER = "nonfinite"
 """In a job's directory: one folder a step."""
@@ -48,25 +47,36 @@ class Finding:
     """Whether the student itself is damaged: no later batch can be better."""
 
 
-def examine(trainer: DistillationTrainer, batches: Sequence[Mapping[str, Tensor]]) -> Finding:
+def examine(
+    model: Any,
+    objective: DistillationObjective,
+    batches: Sequence[Mapping[str, Tensor]],
+    name_of: Callable[[Mapping[str, Tensor]], str],
+) -> Finding:
     """Find out what is not finite in the step that `batches` were going to make.
 
-    Gradients are those of the step, before anything is done with them.
+    Args:
+        model: the student, whose gradients are those of the step, before anything is done with them.
+        objective: of its patched forward pass.
+        batches: of the step.
+        name_of: what a message calls a window, a batch of one row.
     """
-    model = trainer.accelerator.unwrap_model(trainer.model)
     slower = "lower training.learning_rate"
     name = nonfinite_tensor(model.named_parameters())
     if name is not None:
         return Finding(f"parameter {name} of the student", (), (), slower, in_parameters=True)
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.no_grad(), trainer.compute_loss_context_manager():
-        found = [(batch, row, terms) for batch in batches for row, terms in _faulty_rows(trainer, batch)]
-        says = any(_teacher_fails(trainer, _row(batch, row)) for batch, row, _ in found)
-    windows = tuple(trainer.window_name(_row(batch, row)) for batch, row, _ in found)
+    with torch.random.fork_rng(devices), torch.no_grad():
+        active = tuple(objective.settings.terms.active)
+        found = [
+            (batch, row, terms) for batch in batches for row, terms in _faulty_rows(model, batch, active)
+        ]
+        teacher = objective.teacher
+        is_sound = teacher is None or all(teacher.is_finite(_row(batch, row)) for batch, row, _ in found)
+    windows = tuple(name_of(_row(batch, row)) for batch, row, _ in found)
     terms = tuple(dict.fromkeys(term for _, _, terms in found for term in terms))
-    if says:
-        cached = isinstance(trainer.objective.teacher, CachedTeacher)
-        what = "what the cache holds of the teacher" if cached else "what the teacher says"
+    if teacher is not None and not is_sound:
+        what = "what the teacher says" if teacher.is_live else "what the cache holds of the teacher"
         remedy = "set models.teacher.dtype to float32, or leave these documents out"
         return Finding(what, terms, windows, remedy)
     if found:
@@ -120,32 +130,13 @@ def _row(batch: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
 
 
 def _faulty_rows(
-    trainer: DistillationTrainer, batch: Mapping[str, Tensor]
+    model: Any, batch: Mapping[str, Tensor], active: Sequence[str]
 ) -> list[tuple[int, tuple[str, ...]]]:
     """Return the windows of a batch whose loss is not finite, each with the terms."""
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
     found = []
     for row in range(len(batch["input_ids"])):
         one = _row(batch, row)
-        terms = tuple(
-            term
-            for term in trainer.objective.settings.terms.active
-            if not bool(model(**one, only=term)["loss"].isfinite())
-        )
+        terms = tuple(term for term in active if not bool(model(**one, only=term)["loss"].isfinite()))
         if terms:
             found.append((row, terms))
     return found
-
-
-def _teacher_fails(trainer: DistillationTrainer, window: Mapping[str, Tensor]) -> bool:
-    """Return whether the teacher's side of a window is not finite."""
-    teacher = trainer.objective.teacher
-    if teacher is None:
-        return False
-    if isinstance(teacher, CachedTeacher):
-        return nonfinite_tensor((n, t) for n, t in window.items() if n.startswith("cached_")) is not None
-    output = teacher.run(window["teacher_input_ids"], window["teacher_attention_mask"])
-    states_nD = output.states_BSD[window["teacher_labels"] >= 0]
-    # A column that a model excludes is minus infinity, which is right; a row's total never is.
-    size = teacher.reader.chunk_size
-    return any(not bool(teacher.log_probs(part).amax(-1).isfinite().all()) for part in states_nD.split(size))

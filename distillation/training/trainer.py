@@ -221,7 +221,9 @@ class DistillationTrainer(Trainer):
             JobError: no more steps may be passed over.
         """
         step = self.state.global_step + 1
-        finding = nonfinite.examine(self, batches)
+        student = self.accelerator.unwrap_model(self.model)
+        with self.compute_loss_context_manager():
+            finding = nonfinite.examine(student, self.objective, batches, self.window_name)
         folder = self.nonfinite_folder / f"step-{step}"
         nonfinite.keep(folder, self.args.process_index, batches, finding)
         message = nonfinite.describe(step, finding, folder)

@@ -22,7 +22,8 @@ from distillation.config import (
     Settings,
     parse_settings,
 )
-from pipelines.command import merge_overrides, read_parameters
+from pipelines.command import merge_overrides
+from pipelines.parameters import read_parameters
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROMPTS = [

@@ -27,6 +27,21 @@ def source_root() -> None:
     source_utils.set_custom_source_root(str(REPOSITORY))
 
 
+@pytest.fixture(scope="session")
+def models(tiny_teacher_dir: Path, tiny_student_dir: Path) -> dict[str, Any]:
+    """The random pair with its tokenizers."""
+    from distillation.config import ModelReference
+    from distillation.models.load import load_model, load_tokenizer
+
+    teacher, student = ModelReference(path=str(tiny_teacher_dir)), ModelReference(path=str(tiny_student_dir))
+    return {
+        "teacher": load_model(teacher, "teacher", dtype="float32"),
+        "student": load_model(student, "student", dtype="float32"),
+        "teacher_tokenizer": load_tokenizer(teacher, "teacher"),
+        "student_tokenizer": load_tokenizer(student, "student"),
+    }
+
+
 def _result(name: str, bits: float, teacher: str = "teacher", continuation: str = " the items of the list."):
     from distillation.evaluation.agreement import Agreement
     from distillation.evaluation.result import ModelResult

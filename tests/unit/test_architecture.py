@@ -29,20 +29,76 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+ROOMS = (
+    ("distillation",),  # the ground floor: files that stand in no room
+    ("distillation.config",),
+    ("distillation.tokenizers",),
+    ("distillation.kernels",),
+    ("distillation.models",),
+    ("distillation.aligners",),
+    ("distillation.corpus",),
+    ("distillation.teachers",),
+    ("distillation.losses",),
+    ("distillation.evaluation",),
+    ("distillation.training",),
+    ("distillation.experiment",),
+    ("distillation.report",),
+    ("distillation.audit",),
+    ("tracking", "materializers"),
+    ("steps",),
+    ("stacks",),
+    ("pipelines",),
+)
+"""From the ground up: a room imports from itself and from those above it in this list, types included."""
+FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in OURS
+    if "benchmarks" not in path.parts and "sample" not in path.parts
+}
+
+
+def modules_imported(path: Path) -> set[str]:
+    """Return the modules of the project that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names & MODULES.keys()
+
+
+def room_of(module: str) -> str:
+    room = ".".join(module.split(".")[: 2 if module.startswith("distillation.") else 1])
+    return room if room in FLOOR else "distillation"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_arrows_point_down(module: str) -> None:
+    floor = FLOOR[room_of(module)]
+    above = {name for name in modules_imported(MODULES[module]) if FLOOR[room_of(name)] > floor}
+    beside = {name for name in modules_imported(MODULES[module]) if FLOOR[room_of(name)] == floor}
+    assert not above
+    assert {room_of(name) for name in beside} <= {room_of(module)}
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    import networkx
+
+    graph = networkx.DiGraph()
+    graph.add_edges_from(
+        (module, name)
+        for module, path in MODULES.items()
+        for name in modules_imported(path)
+        if name != module and not module.startswith(f"{name}.")
+    )
+    assert not [sorted(circle) for circle in networkx.strongly_connected_components(graph) if len(circle) > 1]
+
+
 @pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_core_knows_no_orchestrator(path: Path) -> None:
-    above = {"zenml", "mlflow", "kaggle", "pipelines", "steps", "materializers", "stacks", "tracking"}
-    assert not {name.split(".")[0] for name in imported(path)} & above
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "distillation" / "alignment").rglob("*.py")), ids=lambda p: p.name
-)
-def test_alignment_stands_alone(path: Path) -> None:
-    above = ("objectives", "teacher", "training", "evaluation", "report", "corpus", "probing")
-    assert not [
-        name for name in imported(path) if name.startswith(tuple(f"distillation.{part}" for part in above))
-    ]
+    assert not {name.split(".")[0] for name in imported(path)} & {"zenml", "mlflow", "kaggle"}
 
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(ROOT)))

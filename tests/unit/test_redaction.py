@@ -105,7 +105,7 @@ def test_settings_that_hold_themselves_are_refused() -> None:
 
 @pytest.mark.parametrize("content", ["[" * 5000, "a: [", "\xff".encode("latin-1"), b"\x00"])
 def test_a_file_of_settings_that_is_none_is_one_line(content: str | bytes, tmp_path: Path) -> None:
-    from pipelines.command import read_parameters
+    from pipelines.parameters import read_parameters
 
     path = tmp_path / "settings.yaml"
     path.write_bytes(content.encode() if isinstance(content, str) else content)

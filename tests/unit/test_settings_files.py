@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distillation.errors import SettingsError
-from pipelines.command import read_parameters
+from pipelines.parameters import read_parameters
 
 
 @pytest.mark.parametrize(

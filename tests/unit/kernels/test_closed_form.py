@@ -16,8 +16,7 @@ from distillation.kernels.chunked import OutputLayer
 from distillation.kernels.closed_form import Losses, Weights, dense_losses, sparse_losses
 from distillation.kernels.online_softmax import Workspace
 from distillation.losses.divergences import divergence
-from distillation.losses.logit_terms import LogitTerms
-from distillation.losses.objective import DistillationObjective
+from distillation.losses.objective import DistillationObjective, LogitTerms
 from distillation.teachers.live import LiveTeacher
 from distillation.training.trainer import distilling
 

@@ -303,7 +303,7 @@ def test_a_hostile_pair_ends_the_command_in_time(model: Path) -> None:
     (model / "tokenizer.json").write_text(json.dumps(content))
     done = subprocess.run(
         [sys.executable, "-m", "distillation.audit", "sample", str(model)],
-        capture_output=True, text=True, timeout=20, check=False, cwd=Path(__file__).resolve().parents[2],
+        capture_output=True, text=True, timeout=20, check=False, cwd=Path(__file__).resolve().parents[3],
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

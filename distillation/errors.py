@@ -14,11 +14,14 @@ MAX_MESSAGE = 2000
 class DistillationError(Exception):
     """Base of every error that a user can mend. Its message is shown alone, without a traceback.
 
-    It holds no secret from the beginning, since whoever catches it may store it, as ZenML does.
+    It holds no secret from the beginning, since whoever catches it may store it, as ZenML does, and no more
+    than `MAX_MESSAGE` characters: what it quotes of a file from outside may be of any length.
     """
 
     def __init__(self, message: object = "", *details: object) -> None:
-        super().__init__(scrub(message) if isinstance(message, str) else message, *details)
+        if isinstance(message, str):
+            message = shorten(scrub(message), MAX_MESSAGE)
+        super().__init__(message, *details)
 
 
 class InputError(DistillationError):

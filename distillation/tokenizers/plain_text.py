@@ -15,6 +15,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from distillation.errors import AlignmentError, reason_of
 from distillation.tokenizers.token_bytes import backend_of, special_ids
 
 SAMPLING = ("dropout", "alpha", "nbest_size")
@@ -47,9 +48,7 @@ class PlainText:
 @functools.lru_cache(maxsize=4)
 def _plain_copy(content: str, special: tuple[tuple[str, int], ...]) -> Any:
     """Return the tokenizer of this JSON, for which the texts of `special` are text like any other."""
-    from tokenizers import Tokenizer
-
-    backend = _unchanging(Tokenizer.from_str(content))
+    backend = _unchanging(_read_back(content))
     backend.post_processor = None  # some trim the spaces off a token's place
     backend.encode_special_tokens = True
     # Unigram and word-level models have their special tokens among the words that they look for.
@@ -64,7 +63,24 @@ def unchanging_backend(tokenizer: Any) -> Any:
     backend = backend_of(tokenizer)
     if backend.padding is None and backend.truncation is None and not cuts_at_random(backend):
         return backend
-    return _unchanging(type(backend).from_str(backend.to_str()))
+    return _unchanging(_read_back(backend.to_str()))
+
+
+def _read_back(content: str) -> Any:
+    """Return the tokenizer of what another one wrote of itself.
+
+    Raises:
+        AlignmentError: it cannot be read, as where two of its tokens have one id and only one is written.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(content)
+    except Exception as error:  # the Rust library raises plain Exception
+        raise AlignmentError(
+            f"a tokenizer cannot be copied ({reason_of(error)}): two of its tokens have one id, or its "
+            "merges make tokens that it does not have; use the tokenizer.json that belongs to the model"
+        ) from error
 
 
 def _unchanging(backend: Any) -> Any:

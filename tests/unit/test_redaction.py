@@ -120,6 +120,7 @@ def test_no_message_of_ours_holds_a_secret_or_has_no_end() -> None:
     assert str(error) == "http://***@host refused ***"
     assert one_line(ValueError(f"no\n{TOKEN}")) == "no ***"
     assert len(one_line(ValueError("x" * 10_000))) == MAX_MESSAGE
+    assert len(str(JobError("x" * 10_000))) == MAX_MESSAGE
 
 
 @pytest.mark.parametrize(

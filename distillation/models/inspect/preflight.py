@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from distillation.config import CorpusSettings, FileSource, ModelReference, Settings
-from distillation.errors import CorpusError, ModelError, SettingsError, one_line
+from distillation.errors import CorpusError, ModelError, SettingsError, one_line, shorten
 from distillation.hub import answer_within
 from distillation.quiet import quiet_libraries
 
@@ -185,7 +185,7 @@ def _check_rows(tokenizer: Any, num_output_rows: int, setting: str) -> list[str]
         )
     start = start_token_id(tokenizer)
     if start is not None and start >= num_output_rows:
-        name = tokenizer.convert_ids_to_tokens(start)
+        name = shorten(str(tokenizer.convert_ids_to_tokens(start)))
         raise ModelError(
             f"{setting}: its start token {name!r} has id {start}, its output layer {num_output_rows} rows; "
             "name another bos_token in tokenizer_config.json"

@@ -17,8 +17,10 @@ from alignment_reference import (
 )
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
+from distillation.errors import AlignmentError
 from distillation.tokenizers.pairs import PairEncoder
 from distillation.tokenizers.plain_text import PlainText, special_strings
+from distillation.tokenizers.token_bytes import backend_of
 
 MARKED = f"an HTML <s>line</s>, <unk> and {END} or [SEP] or <pad>."
 
@@ -146,3 +148,13 @@ def test_real_tokenizers(shared_dir: Path, name: str) -> None:
     text = f"{MARKED}\n\n    <|im_start|>user   <|endoftext|>"
     [ids] = PlainText(tokenizer).ids([text])
     assert b"".join(bytes_of[index] for index in ids).decode() == text
+
+
+def test_two_tokens_with_one_id_are_one_line() -> None:
+    """Found by fuzzing: the tokenizer loads, and cannot be read back from what it writes of itself."""
+    content = json.loads(backend_of(trained_byte_level(300)).to_str())
+    vocabulary = content["model"]["vocab"]
+    merged = "".join(content["model"]["merges"][0])
+    vocabulary[merged] = vocabulary["a"]
+    with pytest.raises(AlignmentError, match="two of its tokens have one id"):
+        PlainText(Tokenizer.from_str(json.dumps(content)))

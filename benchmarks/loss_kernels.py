@@ -39,7 +39,7 @@ VARIANTS = ("products", "ours", "naive", "sorted L1")
 
 @dataclass
 class Case:
-    """Tensors that all variants start from; letters as in `distillation.objectives`."""
+    """Tensors that all variants start from; letters as in `distillation.losses`."""
 
     batch: Any
     objective: Any

@@ -111,7 +111,7 @@ class DistillationObjective:
         Returns:
             What `__call__` takes as `teacher_output`.
         """
-        if self.teacher is None or only == "cross_entropy":
+        if self.teacher is None or not self.teacher.is_live or only == "cross_entropy":
             return None
         layers = (self.needs_hidden_states, self.needs_attentions)
         return self.teacher.start(batch["teacher_input_ids"], batch["teacher_attention_mask"], *layers)

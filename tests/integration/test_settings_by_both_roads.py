@@ -142,7 +142,10 @@ def test_every_documented_command_names_what_is_there() -> None:
         assert spec is not None, words
         assert spec.origin is not None
         files = [Path(spec.origin), *Path(spec.origin).parent.glob("__main__.py")]
-        files += [REPOSITORY / "pipelines" / "command.py", REPOSITORY / "distillation" / "audit_command.py"]
+        files += [
+            REPOSITORY / "pipelines" / "command.py",
+            REPOSITORY / "distillation" / "audit" / "__main__.py",
+        ]
         known = "".join(file.read_text(encoding="utf-8") for file in files) + "--help --rollback --publish"
         assert [word for word in words if word.startswith("--") and word not in known] == [], words
 

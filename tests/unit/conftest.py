@@ -42,6 +42,19 @@ def models(tiny_teacher_dir: Path, tiny_student_dir: Path) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="session")
+def audit(tiny_teacher_dir, tiny_student_dir, english_documents):
+    from distillation.audit.audit import audit_tokenizers
+    from distillation.config import ModelReference
+    from distillation.models.load import load_tokenizer
+
+    teacher, student = (
+        load_tokenizer(ModelReference(path=str(path)), "teacher")
+        for path in (tiny_teacher_dir, tiny_student_dir)
+    )
+    return audit_tokenizers(teacher, student, english_documents[:8])
+
+
 def _result(name: str, bits: float, teacher: str = "teacher", continuation: str = " the items of the list."):
     from distillation.evaluation.agreement import Agreement
     from distillation.evaluation.result import ModelResult

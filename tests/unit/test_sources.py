@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 import subprocess
 import sys
@@ -204,15 +203,6 @@ def test_the_packages_are_those_that_are_installed() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     installed = settings["tool"]["setuptools"]["packages"]["find"]["include"]
     assert sorted(name.removesuffix("*") for name in installed) == list(PROJECT)
-
-
-@pytest.mark.parametrize("package", ["distillation.alignment", "distillation.report"])
-def test_names_loaded_on_first_use_come_from_where_the_digest_looks(package: str) -> None:
-    loaded = importlib.import_module(package)
-    handed_on = Sources(ROOT).imports(package).handed_on
-    assert sorted(handed_on) == sorted(loaded.__all__)
-    for name, origin in handed_on.items():
-        assert getattr(loaded, name) is getattr(importlib.import_module(origin.module), name)
 
 
 @pytest.mark.slow

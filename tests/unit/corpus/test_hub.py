@@ -25,10 +25,10 @@ from distillation.errors import CorpusError
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
 import json, sys, time
-import distillation.corpus.hub as hub
+import distillation.corpus.sources.hub as hub
 from distillation.config import CorpusSettings
 from distillation.corpus.loading import _read_documents
-from distillation.corpus.sources import SourceNotes
+from distillation.corpus.sources.base import SourceNotes
 from distillation.errors import CorpusError
 
 hub.DOWNLOAD_WHOLE_BYTES = 500_000

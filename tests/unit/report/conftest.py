@@ -36,19 +36,6 @@ def histories():
 
 
 @pytest.fixture(scope="session")
-def audit(tiny_teacher_dir, tiny_student_dir, english_documents):
-    from distillation.audit.audit import audit_tokenizers
-    from distillation.config import ModelReference
-    from distillation.models.load import load_tokenizer
-
-    teacher, student = (
-        load_tokenizer(ModelReference(path=str(path)), "teacher")
-        for path in (tiny_teacher_dir, tiny_student_dir)
-    )
-    return audit_tokenizers(teacher, student, english_documents[:8])
-
-
-@pytest.fixture(scope="session")
 def corpus_report():
     from distillation.corpus.checks import ContractCheck
     from distillation.corpus.corpus import CorpusReport

@@ -31,7 +31,7 @@ def test_a_missing_template_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_a_drawing_library_that_is_set_up_wrongly_is_one_line() -> None:
     program = (
-        "from distillation.report import try_report; from distillation.config import Settings\n"
+        "from distillation.report.trial import try_report; from distillation.config import Settings\n"
         "from distillation.errors import InputError\n"
         "try: try_report(Settings())\n"
         "except InputError as error: print(error)"

@@ -564,8 +564,8 @@ def test_the_job_says_what_it_computes_with(parts, tmp_path, monkeypatch) -> Non
     settings = settings.model_copy(update={"training": settings.training.model_copy(update=training)})
     job_dir = prepare_job(corpus, settings=settings, aligner=aligner, output_dir=tmp_path)
     for name in ("choose_device", "choose_dtype", "choose_products"):
-        monkeypatch.setattr(f"distillation.probing.device.{name}", lambda *_: pytest.fail("decided again"))
-        monkeypatch.setattr(f"distillation.probing.decision.{name}", lambda *_: pytest.fail("decided again"))
+        monkeypatch.setattr(f"distillation.models.device.{name}", lambda *_: pytest.fail("decided again"))
+        monkeypatch.setattr(f"distillation.models.decision.{name}", lambda *_: pytest.fail("decided again"))
     estimates: list[str] = []
     student = load_file(run_job(job_dir, on_estimate=estimates.append).student_dir / "model.safetensors")
     decision = read_job(job_dir).decision

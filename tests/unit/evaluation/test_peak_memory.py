@@ -29,7 +29,7 @@ def in_new_process(program: str) -> int:
 def test_growth_is_what_the_work_holds_at_once():
     growth = in_new_process("""
 import torch
-from distillation.evaluation.memory import peak_growth
+from distillation.models.peak_memory import peak_growth
 
 def work():
     first = torch.ones(48 * 2**20 // 4)
@@ -60,7 +60,7 @@ def test_the_peak_is_not_that_of_the_process_that_started_this_one():
     held = torch.ones(768 * MIB // 4)
     peak = in_new_process("""
 from types import SimpleNamespace as Device
-from distillation.evaluation.memory import peak_bytes
+from distillation.models.peak_memory import peak_bytes
 
 print(peak_bytes(Device(type="cpu")))
 """)

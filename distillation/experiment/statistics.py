@@ -9,7 +9,7 @@ held-out documents would have measured otherwise. With f(d, s) the figure of see
 with t a draw of Student's t. The 95 % interval lies between the 2.5 % and the 97.5 % quantile of these draws.
 Drawing seeds with replacement as well, the plain bootstrap, would be far too sure at three seeds: its
 interval cannot leave the range of the three, and holds the true mean in 3 of 4 cases instead of 19 of 20
-(tests/unit/comparison/test_statistics.py counts both).
+(tests/unit/experiment/test_statistics.py counts both).
 
 Figures are paired: a difference is taken between students of the same seed on the same draw of the documents.
 With one seed only the documents are drawn, and the interval does not speak of other seeds.

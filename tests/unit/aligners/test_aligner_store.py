@@ -185,8 +185,8 @@ def test_tables_are_mapped(tmp_path: Path) -> None:
 
 def test_threads_and_processes_share_a_folder(tmp_path: Path) -> None:
     program = (
-        "import sys; sys.path[:0] = ['tests/unit/alignment'];"
-        "from test_alignment_cache import built; from pathlib import Path;"
+        "import sys; sys.path[:0] = ['tests/unit', 'tests/unit/aligners'];"
+        "from test_aligner_store import built; from pathlib import Path;"
         "print(built(Path(sys.argv[1])).content_digest())"
     )
     expected = built(None).content_digest()

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.device import operations_of, product_rate, seconds_of
 from benchmarks.seeds import bits_of, interval, read_settings, speed, to_stderr
 from distillation.config import CacheSettings, Settings
+from distillation.experiment.plan import settings_for
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +62,7 @@ def measure(settings: Settings, seeds: Sequence[int]) -> list[dict[str, Any]]:
         for seed in seeds:
             seeded = cached.model_copy(update={"seed": seed})
             if kind == "text alone":
-                job_dir = prepare_job(corpus, settings=seeded, variant="text_only")
+                job_dir = prepare_job(corpus, settings=settings_for("text_only", seeded), variant="text_only")
             else:
                 job_dir = prepare_job(corpus, settings=seeded, aligner=aligner, cache=cache)
             trained = run_job(job_dir, on_estimate=to_stderr)

@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks.seeds import bits_of, interval, peak_memory, read_settings, run_apart, speed, to_stderr
 from distillation.config import Settings, parse_settings
+from distillation.experiment.plan import settings_for
 from distillation.files import write_json
 from distillation.fingerprint import digest_of
 
@@ -69,7 +70,12 @@ def _train_on_text(settings: Settings, models: dict[str, Any], num_steps: int, f
     alone = parse_settings(raw)
     tokenizers, _ = load_pair(alone.models)
     corpus = load_corpus(alone.corpus, tokenizers)
-    job_dir = prepare_job(corpus, settings=alone, variant="text_only", output_dir=folder.parent / "made")
+    job_dir = prepare_job(
+        corpus,
+        settings=settings_for("text_only", alone),
+        variant="text_only",
+        output_dir=folder.parent / "made",
+    )
     run_job(job_dir, on_estimate=to_stderr).student_dir.rename(folder)
 
 
@@ -130,10 +136,9 @@ def _train_ours(settings: Settings, corpus: Any, aligner: Any, folder: Path) -> 
     """Train by the product's own command; on text alone without an aligner."""
     from distillation.training.job import prepare_job
 
-    variant: Any = "text_only" if aligner is None else "distilled"
-    job_dir = prepare_job(
-        corpus, settings=settings, variant=variant, aligner=aligner, output_dir=folder / "jobs"
-    )
+    variant = "text_only" if aligner is None else "distilled"
+    own = settings_for(variant, settings)
+    job_dir = prepare_job(corpus, settings=own, variant=variant, aligner=aligner, output_dir=folder / "jobs")
     run_apart("distillation.training", str(job_dir))
     return job_dir / "student", {"speed": speed(job_dir), "memory": peak_memory(job_dir)}
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from benchmarks.seeds import bits_of, interval, peak_memory, read_settings, run_apart, speed
 from distillation.config import Settings, parse_settings
+from distillation.experiment.plan import settings_for
 from distillation.files import write_json
 
 TEXT_ONLY = "text alone"
@@ -108,10 +109,11 @@ class Comparison:
         aligner = None
         if settings.objective.uses_teacher:
             aligner = build_schedule(settings.alignment.stages, *self.tokenizers.values(), **self.rows)
+        variant = "distilled" if aligner is not None else "text_only"
         return prepare_job(
             self.corpus,
-            settings=settings,
-            variant="distilled" if aligner is not None else "text_only",
+            settings=settings_for(variant, settings),
+            variant=variant,
             aligner=aligner,
             output_dir=folder or self.folder / "jobs",
         )

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from distillation.config import Settings, parse_settings
+from distillation.experiment.plan import settings_for
 
 VARIANTS = ("text_only", "truncate", "distilled")
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -51,7 +52,7 @@ def measure(settings: Settings, seeds: Sequence[int]) -> dict[str, Any]:
         for variant in VARIANTS:
             job_dir = prepare_job(
                 corpus,
-                settings=settings.model_copy(update={"seed": seed}),
+                settings=settings_for(variant, settings).model_copy(update={"seed": seed}),
                 variant=variant,
                 aligner=aligners.get(variant),
             )

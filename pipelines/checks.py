@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distillation.config import (
+    CONTROLS,
     ComparisonSettings,
     PromotionSettings,
     Settings,
@@ -26,11 +27,9 @@ def check_distillation(raw: Mapping[str, Any]) -> Settings:
         DistillationError: the first thing that is wrong, one line.
     """
     settings: Settings = parse_settings(raw)
-    if settings.alignment.strategy == "truncate" and "truncate" in settings.evaluation.controls:
-        raise SettingsError(
-            "alignment.strategy = 'truncate': that is the control itself; take truncate out of "
-            "evaluation.controls, or use prefix"
-        )
+    for control in settings.evaluation.controls:
+        if (reason := CONTROLS[control].refusal(settings)) is not None:
+            raise SettingsError(reason)
     uri = check_tracking(settings.tracking)
     from distillation.evaluation.task_folder import check_tasks
     from distillation.models.inspect.preflight import check_pair

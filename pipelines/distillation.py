@@ -59,9 +59,8 @@ def distillation_pipeline(settings: dict[str, Any]) -> None:
     cache = None
     if checked.cache is not None:
         cache = cache_teacher(corpus, aligner, settings_for("distilled", checked), files)
-    students: dict[str, Any] = {"text_only": None, "truncate": None}
-    for variant in ("distilled", *checked.evaluation.controls):
-        students[variant] = distill_student(
+    students = [
+        distill_student(
             corpus=corpus,
             aligner=aligner if variant == "distilled" else None,
             cache=cache if variant == "distilled" else None,
@@ -70,8 +69,10 @@ def distillation_pipeline(settings: dict[str, Any]) -> None:
             fingerprint=files,
             id=f"distill_student_{variant}",
         )
+        for variant in ("distilled", *checked.evaluation.controls)
+    ]
     evaluate_student(
-        **students,
+        students=students,
         corpus=corpus,
         audit=audit,
         teacher_probe=teacher_probe,

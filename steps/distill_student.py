@@ -39,12 +39,12 @@ def distill_student(
     from distillation.training.run import run_job
 
     hide_loading_bars(settings.models)
-    if variant == "truncate":
-        aligner = make_aligner(settings)  # its settings name the control's aligner
+    if aligner is None and settings.objective.uses_teacher:
+        aligner = make_aligner(settings)  # the one that the settings of a control name
     job_dir = prepare_job(
         corpus,
         settings=settings,
-        variant=variant,  # type: ignore[arg-type]
+        variant=variant,
         aligner=aligner,
         cache=cache,
         output_dir=Path(settings.training.output_dir),

@@ -9,7 +9,7 @@ from zenml.types import HTMLString
 
 from distillation.audit.audit import TokenizerAudit
 from distillation.config import Settings
-from distillation.evaluation.result import Evaluation
+from distillation.evaluation.result import DISTILLED, Evaluation, model_names
 from distillation.models.inspect.probe import ModelProbe
 from distillation.training.student import Student
 from steps.caching import EVALUATION_CACHE
@@ -23,9 +23,7 @@ from tracking.records.final_record import record_all
     output_materializers={"evaluation": "materializers.evaluation.EvaluationMaterializer"},
 )
 def evaluate_student(
-    distilled: Student,
-    text_only: Student | None,
-    truncate: Student | None,
+    students: list[Student],
     corpus: Corpus,
     audit: TokenizerAudit,
     teacher_probe: ModelProbe,
@@ -33,14 +31,15 @@ def evaluate_student(
     settings: Settings,
     fingerprint: str,
 ) -> tuple[Annotated[Evaluation, "evaluation"], Annotated[HTMLString, "report"]]:
-    """Measure on the held-out documents; record everything in the run of the pipeline."""
+    """Measure controls and distilled student on the held-out documents; record all in the pipeline's run."""
     from distillation.audit.page import audit_summary
     from distillation.evaluation.evaluate import evaluate_models
     from distillation.report.histories import read_history
     from distillation.report.page import report_page
 
     hide_loading_bars(settings.models)
-    students = [student for student in (text_only, truncate, distilled) if student is not None]
+    students = sorted(students, key=lambda student: model_names().index(student.variant))
+    decision = next(student.decision for student in students if student.variant == DISTILLED)
     untouched = settings.models.student
     evaluation = evaluate_models(
         {"untouched": untouched, **{one.variant: untouched.trained(one.directory) for one in students}},
@@ -50,7 +49,7 @@ def evaluate_student(
         held_out_fingerprint=corpus.report.held_out_fingerprint,
         sources=corpus.test_sources,
         device=settings.models.device,
-        decision=distilled.decision,
+        decision=decision,
     )
     histories = {one.variant: read_history(one.history) for one in students if one.history is not None}
     probes = (teacher_probe, student_probe)

@@ -27,9 +27,9 @@ RETAINED = {
 }
 SERIES = {
     "prefix": draw.COLOURS["distilled"],
-    "shared": draw.COLOURS["text_only"],
+    "shared": "#e69f00",
     "projection": draw.COLOURS["teacher"],
-    "truncate": draw.COLOURS["truncate"],
+    "truncate": "#cc79a7",
 }
 """Aligners of the figures by slice; of truncation, what has the right row."""
 SLICE_COLUMNS = (

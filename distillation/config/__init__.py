@@ -2,8 +2,8 @@
 
 A YAML under `configs/` is the only interface; `parse_settings` turns its mapping into `Settings` before
 anything is downloaded or trained, and turns pydantic's report into one line a person can act on. Each setting
-is explained below its field: `corpus`, `models`, `objective` (alignment too), `training` (evaluation too),
-`cache`, `comparison`, `promotion`, `settings` (tracking, the whole).
+is explained below its field: `corpus`, `models`, `objective` (alignment too), `training`, `cache`,
+`evaluation`, `comparison`, `promotion`, `settings` (tracking, the whole). `controls` holds the controls.
 """
 
 from distillation.config.cache import CacheSettings
@@ -16,6 +16,7 @@ from distillation.config.comparison import (
     SearchSettings,
     change_settings,
 )
+from distillation.config.controls import BASELINE, CONTROLS, Control
 from distillation.config.corpus import (
     HUB_PRESETS,
     ContractSettings,
@@ -25,6 +26,7 @@ from distillation.config.corpus import (
     HubSource,
     Source,
 )
+from distillation.config.evaluation import EMBEDDED_TASKS, EvaluationSettings
 from distillation.config.models import ModelReference, ModelSettings
 from distillation.config.objective import (
     DIVERGENCES,
@@ -42,9 +44,12 @@ from distillation.config.objective import (
 from distillation.config.promotion import PromotionSettings
 from distillation.config.section import Section, Share, Weight
 from distillation.config.settings import Settings, TrackingSettings, parse_settings, set_by_name
-from distillation.config.training import EMBEDDED_TASKS, EvaluationSettings, TrainingSettings
+from distillation.config.student import StudentSettings
+from distillation.config.training import TrainingSettings
 
 __all__ = [
+    "BASELINE",
+    "CONTROLS",
     "DIVERGENCES",
     "EMBEDDED_TASKS",
     "FOUND",
@@ -57,6 +62,7 @@ __all__ = [
     "ComparisonPlan",
     "ComparisonSettings",
     "ContractSettings",
+    "Control",
     "CorpusSettings",
     "DivergenceName",
     "DocumentationSource",
@@ -77,6 +83,7 @@ __all__ = [
     "Settings",
     "Share",
     "Source",
+    "StudentSettings",
     "TermWeights",
     "TrackingSettings",
     "TrainingSettings",

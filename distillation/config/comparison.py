@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from distillation.config.controls import BASELINE, CONTROLS
 from distillation.config.section import LocalPath, Section
 from distillation.config.settings import Settings, set_by_name
 from distillation.explanations import explain
@@ -30,7 +31,8 @@ SHARED_FIELDS = (
     "training.when_busy",
     "cache.output_dir",
 )
-RESERVED_NAMES = ("teacher", "untouched", "text_only", "truncate", "distilled")
+RESERVED_NAMES = ("teacher", "untouched", "distilled")
+"""Besides those of the controls."""
 FOUND = "found"
 """Name of the variant that a search adds."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,79}")
@@ -136,7 +138,7 @@ class ComparisonPlan(Section):
                 raise ValueError(
                     f"variants: {name!r} is no name: use up to 80 letters, digits, spaces and . _ -"
                 )
-            is_taken = name in RESERVED_NAMES or name.startswith("text_only of ")
+            is_taken = name in RESERVED_NAMES or name in CONTROLS or name.startswith(f"{BASELINE} of ")
             if is_taken or (name == FOUND and self.search is not None):
                 raise ValueError(f"variants: {name!r} is the name of a control; choose another")
         if not self.all_variants and self.search is None:

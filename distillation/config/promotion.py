@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, FiniteFloat, NonNegativeFloat, field_validator, model_validator
 
+from distillation.config.controls import BASELINE
 from distillation.config.section import LocalPath, Section, TrackingAddress
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -27,7 +28,7 @@ class PromotionSettings(Section):
     """Metric that ranks runs; lower is better unless `higher_is_better`."""
     higher_is_better: bool = False
     """Direction of `metric`."""
-    must_beat: dict[str, Margin] = Field({"text_only.bits_per_byte": 0.005})
+    must_beat: dict[str, Margin] = Field({f"{BASELINE}.bits_per_byte": 0.005})
     """The same measure of controls of the same run, and by how much, relative, each must be beaten."""
     require_measurable: bool = True
     """`distilled.advantage_low`, the lower end of the 95 % interval of the relative saving over the text-only
@@ -60,7 +61,7 @@ class PromotionSettings(Section):
             if name == self.metric or name.partition(".")[2] != measure:
                 raise ValueError(
                     f"must_beat.{name} cannot be compared with metric = {self.metric}: name the same measure "
-                    f"of a control, such as text_only.{measure or 'bits_per_byte'}"
+                    f"of a control, such as {BASELINE}.{measure or 'bits_per_byte'}"
                 )
         return self
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import NonNegativeInt, ValidationError, model_validator
+from pydantic import ValidationError
 
-from distillation.config.cache import CacheSettings, refusal
-from distillation.config.corpus import CorpusSettings
-from distillation.config.models import ModelSettings
-from distillation.config.objective import AlignmentSettings, ObjectiveSettings
+from distillation.config.evaluation import EvaluationSettings
 from distillation.config.section import Section, TrackingAddress
-from distillation.config.training import EvaluationSettings, TrainingSettings
+from distillation.config.student import StudentSettings
 from distillation.errors import SettingsError, shorten
 from distillation.explanations import explain
 from distillation.redaction import scrub, secret_in
@@ -29,48 +26,11 @@ class TrackingSettings(Section):
     """Record the load of processor, memory and GPU during each training; the GPU needs `nvidia-ml-py`."""
 
 
-class Settings(Section):
+class Settings(StudentSettings):
     """All settings of the distillation pipeline."""
 
-    seed: NonNegativeInt = 0
-    """Seeds data order and initialisation; same seed, same weights to the bit on a processor."""
-    corpus: CorpusSettings = CorpusSettings()
-    models: ModelSettings = ModelSettings()
-    alignment: AlignmentSettings = AlignmentSettings()
-    objective: ObjectiveSettings = ObjectiveSettings()
-    cache: CacheSettings | None = None
-    """Run the teacher once and learn from what it said; None runs it beside the student."""
-    training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     tracking: TrackingSettings = TrackingSettings()
-
-    @model_validator(mode="after")
-    def _student_weights_are_float32(self) -> Settings:
-        dtype = self.models.student.dtype
-        if dtype not in ("auto", "float32"):
-            raise ValueError(
-                f"models.student.dtype = {dtype!r}: small updates vanish in weights of half precision; use "
-                f"auto, and training.autocast = {dtype!r} for faster products"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _attention_maps_need_eager(self) -> Settings:
-        for role in ("teacher", "student"):
-            chosen = getattr(self.models, role).attention
-            if self.objective.terms.attention > 0 and chosen not in ("auto", "eager"):
-                raise ValueError(
-                    f"models.{role}.attention = {chosen!r} returns no attention maps, which "
-                    "objective.terms.attention needs: use auto, or set that weight to 0"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _cache_fits(self) -> Settings:
-        reason = None if self.cache is None else refusal(self.cache, self.objective, self.alignment)
-        if reason is not None:
-            raise ValueError(reason)
-        return self
 
 
 SectionType = TypeVar("SectionType", bound=Section)

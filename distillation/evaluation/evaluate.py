@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from distillation.config import EvaluationSettings, ModelReference
+from distillation.config import BASELINE, EvaluationSettings, ModelReference
 from distillation.errors import AlignmentError, ModelError
 from distillation.evaluation.agreement import Agreement, measure_agreement
 from distillation.evaluation.bits_per_byte import BitsPerByte, bits_per_byte
@@ -28,13 +28,12 @@ from distillation.evaluation.loading import (
 )
 from distillation.evaluation.result import (
     DISTILLED,
-    MODEL_NAMES,
     TEACHER,
-    TEXT_ONLY,
     Evaluation,
     ModelResult,
     gap_closed,
     gap_closed_interval,
+    model_names,
 )
 from distillation.evaluation.samples import Sample, continue_prompts
 from distillation.evaluation.speed import Speed, measure_speed
@@ -53,7 +52,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 """Told (what is being measured, steps done, steps in all)."""
-VIEWED = (TEACHER, DISTILLED, TEXT_ONLY)
+VIEWED = (TEACHER, DISTILLED, BASELINE)
 """Models whose bits are kept stretch by stretch."""
 
 
@@ -72,8 +71,8 @@ def evaluate_models(
     """Measure the students of `entries` and the teacher on the held-out `texts`.
 
     Args:
-        entries: students by name, `untouched`, `text_only`, `truncate`, `distilled` or any other: a directory
-            or a reference.
+        entries: students by name, `untouched`, `distilled`, controls or any other: a directory or a
+            reference.
         teacher: the model they learned from.
         texts: held-out documents, which no model has been trained on.
         settings: windows, prompts, lengths.
@@ -164,7 +163,7 @@ def read_side_by_side(
     """Return the passages that `evaluate_models` keeps, of students that were measured one by one.
 
     Args:
-        students: `distilled` and `text_only`; others are not viewed.
+        students: `distilled` and the text-only control; others are not viewed.
         teacher: the model they learned from.
         texts: held-out documents.
         settings: windows.
@@ -322,9 +321,9 @@ def _agreement(name: str, model: Any, tokenizer: Any, context: _Context, tell: P
 
 def with_gap_closed(results: dict[str, ModelResult]) -> dict[str, ModelResult]:
     """Return the results in the order in which they are shown, each with its share of the gap."""
-    order = [name for name in MODEL_NAMES if name in results]
-    order += [name for name in results if name not in MODEL_NAMES]
-    control, teacher = results.get(TEXT_ONLY), results[TEACHER]
+    usual = [name for name in model_names() if name in results]
+    order = [*usual, *(name for name in results if name not in usual)]
+    control, teacher = results.get(BASELINE), results[TEACHER]
     return {
         name: results[name].model_copy(
             update={

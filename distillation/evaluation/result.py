@@ -2,7 +2,7 @@
 
 The headline is the share of the gap that distillation closes:
 
-    gap closed(X) = (bpb(text_only) - bpb(X)) / (bpb(text_only) - bpb(teacher))
+    gap closed(X) = (bpb(text alone) - bpb(X)) / (bpb(text alone) - bpb(teacher))
 
 with bpb the bits per byte on the same held-out documents. 0 is what training on text alone gives with the
 same start, tokens and steps; 1 is the teacher itself; below 0 the teacher's help did harm.
@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
-from distillation.config import EMBEDDED_TASKS, EvaluationSettings
+from distillation.config import BASELINE, CONTROLS, EMBEDDED_TASKS, EvaluationSettings
 from distillation.evaluation.agreement import Agreement
 from distillation.evaluation.groups import TextGroup, group_documents
 from distillation.evaluation.reliability import Reliability
@@ -31,10 +31,7 @@ from distillation.evaluation.token_view import PassageView
 from distillation.models.decision import Decision, TeacherDecision
 
 TEACHER = "teacher"
-TEXT_ONLY = "text_only"
 DISTILLED = "distilled"
-MODEL_NAMES = ("untouched", TEXT_ONLY, "truncate", DISTILLED, TEACHER)
-"""The names of a comparison, in the order in which they are shown."""
 
 NUM_DRAWS = 1000
 INTERVAL = (0.025, 0.975)
@@ -66,7 +63,7 @@ class ModelResult(BaseModel):
     """Share of held-out tokens that were the most likely one; not comparable across tokenizers."""
     expected_calibration_error: FiniteFloat
     gap_closed: float | None
-    """Share of the gap between `text_only` and the teacher; None where no positive gap is known."""
+    """Share of the gap between the text-only control and the teacher; None where no positive gap is known."""
     gap_closed_interval: tuple[float, float] | None
     """95 % interval of `gap_closed` over draws of the held-out documents."""
     agreement: Agreement | None
@@ -90,7 +87,7 @@ class Evaluation(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     results: dict[str, ModelResult]
-    """By name, in the order of `MODEL_NAMES`, other names after them."""
+    """By name, in the order of `model_names`, other names after them."""
     held_out_fingerprint: str
     """Names the held-out documents: only evaluations with the same one may be compared."""
     num_held_out_documents: int
@@ -120,7 +117,7 @@ class Evaluation(BaseModel):
 
         `equal` means that the 95 % interval of their difference, over draws of the documents, holds 0.
         """
-        distilled, control = self.results.get(DISTILLED), self.results.get(TEXT_ONLY)
+        distilled, control = self.results.get(DISTILLED), self.results.get(BASELINE)
         if distilled is None or control is None:
             return "unknown"
         difference = _draws(control) - _draws(distilled)
@@ -128,6 +125,11 @@ class Evaluation(BaseModel):
         if lowest <= 0.0 <= highest:
             return "equal"
         return "better" if lowest > 0 else "worse"
+
+
+def model_names() -> tuple[str, ...]:
+    """Return the names of a comparison, in the order in which they are shown."""
+    return ("untouched", *CONTROLS, DISTILLED, TEACHER)
 
 
 def gap_closed(result: ModelResult, control: ModelResult | None, teacher: ModelResult) -> float | None:
@@ -153,11 +155,11 @@ def gap_closed_interval(
 def advantage(evaluation: Evaluation) -> dict[str, float]:
     """Return by how much the distilled student saves bits over its text-only control, relative.
 
-    `distilled.advantage` is (bpb(text_only) - bpb(distilled)) / bpb(text_only); `distilled.advantage_low` the
-    lower end of its 95 % interval over draws of the documents. Empty without the control, and without the
+    `distilled.advantage` is (bpb(text alone) - bpb(distilled)) / bpb(text alone); `distilled.advantage_low`
+    the lower end of its 95 % interval over draws of the documents. Empty without the control, and without the
     second for fewer than `MIN_DOCUMENTS` documents.
     """
-    distilled, control = evaluation.results.get(DISTILLED), evaluation.results.get(TEXT_ONLY)
+    distilled, control = evaluation.results.get(DISTILLED), evaluation.results.get(BASELINE)
     if distilled is None or control is None or control.bits_per_byte <= 0:
         return {}
     found = {f"{DISTILLED}.advantage": 1 - distilled.bits_per_byte / control.bits_per_byte}
@@ -262,7 +264,7 @@ def _group_metrics(evaluation: Evaluation) -> dict[str, float]:
 def completeness(evaluation: Evaluation) -> list[str]:
     """Return what is missing for a fair comparison, one phrase each; empty when nothing is."""
     missing = []
-    needed = ("untouched", TEXT_ONLY, *evaluation.settings.controls, DISTILLED, TEACHER)
+    needed = ("untouched", BASELINE, *evaluation.settings.controls, DISTILLED, TEACHER)
     for name in dict.fromkeys(needed):
         if name not in evaluation.results:
             missing.append(f"model {name} was not evaluated")

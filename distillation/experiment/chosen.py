@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from distillation.config import Changes, EvaluationSettings, Settings, change_settings
+from distillation.config import BASELINE, CONTROLS, Changes, EvaluationSettings, Settings, change_settings
 from distillation.evaluation.evaluate import with_gap_closed
-from distillation.evaluation.result import DISTILLED, TEACHER, TEXT_ONLY, Evaluation, ModelResult
+from distillation.evaluation.result import DISTILLED, TEACHER, Evaluation, ModelResult
 from distillation.experiment.plan import Plan
 from distillation.experiment.result import Comparison, StudentResult
 
@@ -36,7 +36,7 @@ def chosen_students(comparison: Comparison) -> dict[str, StudentResult]:
     """Return the chosen student and the controls of its seed that have a result, by their usual names."""
     chosen = chosen_student(comparison)
     control = comparison.variant(chosen.variant).control
-    names = {TEXT_ONLY: control, "truncate": "truncate", DISTILLED: chosen.variant}
+    names = {**{name: name for name in CONTROLS}, BASELINE: control, DISTILLED: chosen.variant}
     found = {}
     for name, variant in names.items():
         for one in comparison.students:

@@ -10,30 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from distillation.config import (
+    BASELINE,
+    CONTROLS,
     FOUND,
-    TEXT_ALONE,
-    AlignmentSettings,
     Changes,
     ComparisonSettings,
     EvaluationSettings,
     ModelSettings,
-    ObjectiveSettings,
     Range,
     SearchSettings,
     Settings,
     change_settings,
 )
 from distillation.fingerprint import digest_of
-from distillation.training.job import RESULT_NEUTRAL, Variant
+from distillation.training.job import RESULT_NEUTRAL
 
-TEXT_ONLY: Variant = "text_only"
-TRUNCATE: Variant = "truncate"
-FOUND_CONTROL = f"{TEXT_ONLY} of {FOUND}"
+FOUND_CONTROL = f"{BASELINE} of {FOUND}"
 """The text-only control of what a search found, where the search may change the training too."""
 
 
@@ -44,7 +40,7 @@ class Entry(BaseModel):
 
     variant: str
     seed: int
-    kind: Variant
+    kind: str
     """What the job calls it: `distilled` for every variant, else the control."""
     settings: Settings
     number: int = 1
@@ -82,9 +78,9 @@ class Plan:
     variants: dict[str, Settings]
     """Name -> settings, without the variant that a search has yet to find."""
     controls: dict[str, Settings]
-    """Name -> settings: `text_only`, further ones of variants that train otherwise, perhaps `truncate`."""
+    """Name -> settings: the text-only control, those of variants that train otherwise, other controls."""
     control_of: dict[str, str]
-    """Variant, or truncation -> the text-only control that it is compared with."""
+    """Variant, or another control -> the text-only control that it is compared with."""
     changes: dict[str, Changes]
     """Variant -> what it changes."""
     searched: tuple[Settings, ...]
@@ -108,14 +104,14 @@ class Plan:
         for seed in self.seeds:
             base = self.base.model_copy(update={"seed": seed})
             for name, settings in (*self.controls.items(), *self.variants.items()):
-                kind: Variant = "distilled" if name in self.variants else control_kind(name)
+                kind = "distilled" if name in self.variants else control_kind(name)
                 yield Entry(
                     variant=name, seed=seed, kind=kind, settings=settings.model_copy(update={"seed": seed})
                 )
             if FOUND in self.control_of:
                 if self.control_of[FOUND] == FOUND_CONTROL:
                     yield Entry(
-                        variant=FOUND_CONTROL, seed=seed, kind=TEXT_ONLY, settings=base, uses_found=True
+                        variant=FOUND_CONTROL, seed=seed, kind=BASELINE, settings=base, uses_found=True
                     )
                 yield Entry(variant=FOUND, seed=seed, kind="distilled", settings=base, uses_found=True)
 
@@ -128,19 +124,18 @@ def make_plan(settings: ComparisonSettings) -> Plan:
     base = change_settings(settings, {})
     compared = dict(variants)
     control_of: dict[str, str] = {}
-    if TRUNCATE in settings.evaluation.controls:
-        compared[TRUNCATE] = base
+    others = [name for name in settings.evaluation.controls if name != BASELINE]
+    compared |= dict.fromkeys(others, base)
     if search is not None and any(name.startswith(("training.", "models.")) for name in search.space):
         control_of[FOUND] = FOUND_CONTROL
     elif search is not None:
         compared[FOUND] = base
-    names: dict[str, str] = {basis(base): TEXT_ONLY}
+    names: dict[str, str] = {basis(base): BASELINE}
     controls: dict[str, Settings] = {}
     for name, chosen in compared.items():
-        control_of[name] = names.setdefault(basis(chosen), f"{TEXT_ONLY} of {name}")
-        controls.setdefault(control_of[name], settings_for(TEXT_ONLY, chosen))
-    if TRUNCATE in compared:
-        controls[TRUNCATE] = settings_for(TRUNCATE, base)
+        control_of[name] = names.setdefault(basis(chosen), f"{BASELINE} of {name}")
+        controls.setdefault(control_of[name], settings_for(BASELINE, chosen))
+    controls |= {name: settings_for(name, base) for name in others}
     return Plan(
         base=base,
         seeds=settings.comparison.seeds,
@@ -170,19 +165,12 @@ def basis(settings: Settings) -> str:
 def settings_for(variant: str, settings: Settings) -> Settings:
     """Return the settings that the training of `variant` depends on; all others at their defaults.
 
-    The text-only control keeps the models, as both tokenizers decide where windows are cut. Controls always
-    have the live teacher: a second cache, for targets that nobody wants, would cost more than it saves.
+    A control is made beside the distilled student of `settings`; any other variant has these settings.
     """
-    update: dict[str, Any] = {"evaluation": EvaluationSettings()}
-    if variant in (TEXT_ONLY, TRUNCATE):
-        update["cache"] = None
-    if variant == TEXT_ONLY:
-        update |= {"objective": ObjectiveSettings(terms=TEXT_ALONE), "alignment": AlignmentSettings()}
-    elif variant == TRUNCATE:
-        update |= {"alignment": AlignmentSettings(strategy="truncate")}
-    return settings.model_copy(update=update)
+    own = CONTROLS[variant].settings(settings) if variant in CONTROLS else settings
+    return own.model_copy(update={"evaluation": EvaluationSettings()})
 
 
-def control_kind(name: str) -> Variant:
-    """Return what a job calls the control `name`."""
-    return "truncate" if name == TRUNCATE else "text_only"
+def control_kind(name: str) -> str:
+    """Return what a job calls the control `name`, which may be that of one variant: `KIND of VARIANT`."""
+    return name.partition(" of ")[0]

@@ -21,7 +21,7 @@ class StudentResult(BaseModel):
     variant: str
     seed: int
     kind: str
-    """`distilled`, `text_only` or `truncate`."""
+    """`distilled`, or the name of a control."""
     job_dir: str = ""
     """Its job directory, with the weights and the training log; empty where none could be made."""
     result: ModelResult | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from distillation.config import CONTROLS
 from distillation.errors import InputError, one_line
 from distillation.evaluation.result import ModelResult
 from distillation.experiment.plan import Entry
@@ -37,8 +38,8 @@ def prepare_student(
     from distillation.training.job import prepare_job
 
     settings = entry.settings
-    if entry.kind == "truncate" or (aligner is None and settings.objective.uses_teacher):
-        aligner = make_aligner(settings)
+    if settings.objective.uses_teacher and (aligner is None or entry.kind in CONTROLS):
+        aligner = make_aligner(settings)  # a control may name one of its own
     if cache is None and settings.cache is not None and aligner is not None:
         from distillation.teachers.cache.fill import fill_cache, prepare_cache
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from distillation.config import DIVERGENCES, FOUND, Changes, Settings, change_settings
+from distillation.config import BASELINE, DIVERGENCES, FOUND, Changes, Settings, change_settings
 from distillation.evaluation.result import TEACHER, Evaluation, ModelResult
-from distillation.experiment.plan import FOUND_CONTROL, TEXT_ONLY, Plan, settings_for
+from distillation.experiment.plan import FOUND_CONTROL, Plan, settings_for
 from distillation.experiment.result import VALIDATION_BITS, Comparison, StudentResult, VariantSummary
 from distillation.experiment.statistics import Estimate, document_draws, estimate
 
@@ -53,7 +53,7 @@ def summarise(
     for name in names:
         changes = (found or {}) if name in (FOUND, FOUND_CONTROL) else plan.changes.get(name, {})
         used = plan.controls.get(name) or change_settings(plan.base, changes)
-        used = settings_for(TEXT_ONLY, used) if name == FOUND_CONTROL else used
+        used = settings_for(BASELINE, used) if name == FOUND_CONTROL else used
         teacher = references[used.models.teacher.path].results[TEACHER]
         control = tables.get(plan.control_of.get(name, ""))
         summaries.append(

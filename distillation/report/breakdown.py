@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from distillation.config import BASELINE
 from distillation.evaluation.groups import TextGroup
-from distillation.evaluation.result import DISTILLED, TEACHER, TEXT_ONLY, Evaluation
+from distillation.evaluation.result import DISTILLED, TEACHER, Evaluation
 from distillation.report.drawings import WAYS
 from distillation.report.words import MISSING, decimal, label, percent, scaled
 
@@ -45,6 +46,6 @@ def _row(group: TextGroup, names: list[str]) -> dict[str, Any]:
 
 def _gap_closed(bits: dict[str, float]) -> str:
     """Return the share of the gap closed in this group alone, or a dash where there is no positive gap."""
-    if not {DISTILLED, TEACHER, TEXT_ONLY} <= set(bits) or bits[TEXT_ONLY] <= bits[TEACHER]:
+    if not {DISTILLED, TEACHER, BASELINE} <= set(bits) or bits[BASELINE] <= bits[TEACHER]:
         return MISSING
-    return percent((bits[TEXT_ONLY] - bits[DISTILLED]) / (bits[TEXT_ONLY] - bits[TEACHER]))
+    return percent((bits[BASELINE] - bits[DISTILLED]) / (bits[BASELINE] - bits[TEACHER]))

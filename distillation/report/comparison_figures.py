@@ -11,11 +11,10 @@ from distillation.experiment.result import Comparison, VariantSummary
 from distillation.experiment.statistics import Estimate
 from distillation.report.comparison_words import variant_label
 from distillation.report.figures import (
-    COLOURS,
-    DASHES,
     FOREGROUND,
-    OTHER_COLOURS,
+    colour_of,
     count_axis,
+    dashes_of,
     grid_lines,
     label_below,
     new_figure,
@@ -35,7 +34,7 @@ NUM_GRID = 60
 def colours_of(comparison: Comparison) -> dict[str, str]:
     """Return the colour of each variant, the same in every figure; controls keep theirs."""
     names = [one.name for one in comparison.variants if not one.is_control]
-    found = {one.name: COLOURS.get(one.name, OTHER_COLOURS[0]) for one in comparison.variants}
+    found = {one.name: colour_of(one.name) for one in comparison.variants}
     found |= {name: VARIANT_COLOURS[index % len(VARIANT_COLOURS)] for index, name in enumerate(names)}
     return found
 
@@ -121,7 +120,7 @@ def mean_curves(
         start, end = max(tokens[0] for tokens, _ in curves), min(tokens[-1] for tokens, _ in curves)
         grid = np.linspace(start, end, NUM_GRID)
         values = np.stack([np.interp(grid, tokens, figures) for tokens, figures in curves])
-        dashes = DASHES.get(name, VARIANT_DASHES[index % len(VARIANT_DASHES)])
+        dashes = dashes_of(name, VARIANT_DASHES[index % len(VARIANT_DASHES)])
         axes.plot(grid, values.mean(0), color=colours[name], lw=1.9, ls=dashes, label=variant_label(name))
         axes.fill_between(grid, values.min(0), values.max(0), color=colours[name], alpha=0.18, lw=0)
     if is_empty:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from distillation.config import CONTROLS
+from distillation.evaluation.result import model_names
 from distillation.experiment.result import Comparison, VariantSummary
 from distillation.experiment.statistics import Estimate
-from distillation.report.words import LABELS, MISSING, SPACE, decimal, percent
+from distillation.report.words import MISSING, SPACE, decimal, label, percent
 
 
 def variant_label(name: str) -> str:
     """Return how a variant is shown: its own name, and the usual words for a control."""
     control, _, of = name.partition(" of ")
-    if control in LABELS:
-        return f"{LABELS[control]} ({of})" if of else LABELS[control]
-    return name
+    if control not in model_names():
+        return name
+    return f"{label(control)} ({of})" if of else label(control)
 
 
 def with_interval(value: Estimate | None, digits: int = 1) -> str:
@@ -110,13 +112,14 @@ def details(comparison: Comparison) -> list[str]:
                 f"On the held-out documents {', '.join(better)} did better; the choice was made on the "
                 "validation documents, and stays there."
             )
-    truncate = next((one for one in comparison.variants if one.name == "truncate"), None)
-    if truncate is not None and truncate.saving is not None:
-        outcome = {"equal": "makes no measurable difference from"}.get(
-            truncate.saving.direction, f"is {truncate.saving.direction} than"
-        )
-        lines.append(
-            f"Cutting the teacher's logits to the student's vocabulary {outcome} no teacher at all: "
-            f"{decimal(truncate.bits_per_byte.mean if truncate.bits_per_byte else None)} bits per byte."
-        )
+    for control in (one for one in comparison.variants if one.name in CONTROLS):
+        action = CONTROLS[control.name].action
+        if action and control.saving is not None:
+            outcome = {"equal": "makes no measurable difference from"}.get(
+                control.saving.direction, f"is {control.saving.direction} than"
+            )
+            lines.append(
+                f"{action} {outcome} no teacher at all: "
+                f"{decimal(control.bits_per_byte.mean if control.bits_per_byte else None)} bits per byte."
+            )
     return lines

@@ -15,7 +15,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distillation.evaluation.result import DISTILLED, TEACHER, TEXT_ONLY, Evaluation
+from distillation.config import BASELINE, CONTROLS
+from distillation.config.controls import Dashes
+from distillation.evaluation.result import DISTILLED, TEACHER, Evaluation
 from distillation.report.histories import History, curve
 from distillation.report.words import decimal, label, percent, scaled
 
@@ -27,13 +29,10 @@ FOREGROUND = "#12ab34"
 """Marker colour of all that should have the page's text colour; no palette holds it."""
 COLOURS = {
     "untouched": "#8c8c8c",
-    TEXT_ONLY: "#e69f00",
-    "truncate": "#cc79a7",
     DISTILLED: "#2a8bd0",
     TEACHER: "#009e73",
 }
 OTHER_COLOURS = ("#d55e00", "#56b4e9", "#b8a800")
-DASHES = {TEXT_ONLY: (0, (5, 2)), "truncate": (0, (1.5, 1.5))}
 WIDTH = 4.7  # inches: 338 points, so that ten points are ten pixels on a phone
 SIDE_INCHES = 0.12
 """Kept free on each side: a browser's letters, another font's or rounded to pixels, may be the wider ones."""
@@ -41,7 +40,13 @@ SIDE_INCHES = 0.12
 
 def colour_of(name: str, index: int = 0) -> str:
     """Return the colour of a model, the same in every figure; `index` tells names without one apart."""
-    return COLOURS.get(name, OTHER_COLOURS[index % len(OTHER_COLOURS)])
+    own = CONTROLS[name].colour if name in CONTROLS else COLOURS.get(name)
+    return own or OTHER_COLOURS[index % len(OTHER_COLOURS)]
+
+
+def dashes_of(name: str, usual: Dashes = "-") -> Dashes:
+    """Return the dashes of a model's curves: a control has its own, all others the `usual` ones."""
+    return CONTROLS[name].dashes if name in CONTROLS else usual
 
 
 def as_svg(figure: Figure, title: str) -> str:
@@ -79,7 +84,7 @@ def bits_per_byte_figure(evaluation: Evaluation) -> Figure:
         )  # fmt: skip
     axes.set_xlim(0, max(values) * 1.03)
     axes.set_xlabel("bits per byte of held-out text (lower is better)")
-    control, teacher, distilled = (results.get(name) for name in (TEXT_ONLY, TEACHER, DISTILLED))
+    control, teacher, distilled = (results.get(name) for name in (BASELINE, TEACHER, DISTILLED))
     if control is None or teacher is None or control.bits_per_byte <= teacher.bits_per_byte:
         return figure
     axes.axvspan(
@@ -106,7 +111,7 @@ def training_figure(histories: Mapping[str, History], metric: str, ylabel: str) 
     for index, (name, (tokens, values)) in enumerate(curves.items()):
         marker = "o" if len(tokens) < 15 else None
         axes.plot(
-            tokens, values, color=colour_of(name, index), lw=2.0, ls=DASHES.get(name, "-"), marker=marker,
+            tokens, values, color=colour_of(name, index), lw=2.0, ls=dashes_of(name), marker=marker,
             ms=4.5, label=label(name),
         )  # fmt: skip
     axes.set_xlabel("tokens seen by the student")

@@ -22,11 +22,11 @@ from distillation.report.templating import Drawing, figure_entry, render_page
 from distillation.report.training_counts import COLUMNS as TRAINING_COLUMNS
 from distillation.report.training_counts import Trainings, training_rows
 from distillation.report.words import (
-    EXPLANATIONS,
     MISSING,
     SPACE,
     best_student,
     decimal,
+    explanation,
     label,
     milliseconds,
     percent,
@@ -133,7 +133,7 @@ def _rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     return [
         {
             "label": label(name),
-            "explanation": EXPLANATIONS.get(name, ""),
+            "explanation": explanation(name),
             "is_best": name == best,
             "quality": _quality(result),
             "speed": _speed(result),

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillation.evaluation.result import DISTILLED, TEACHER, TEXT_ONLY, Evaluation
+from distillation.config import BASELINE
+from distillation.evaluation.result import DISTILLED, TEACHER, Evaluation
 from distillation.report.words import MISSING, SPACE, decimal, label
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 STEPS = (1.0, 2.0, 4.0, 8.0)
 """Bits from which on each step of the colour begins."""
-SHORT = {TEACHER: "teacher", DISTILLED: "distilled", TEXT_ONLY: "text-only"}
-LETTERS = {DISTILLED: "d", TEXT_ONLY: "t"}
+SHORT = {TEACHER: "teacher", DISTILLED: "distilled", BASELINE: "text-only"}
+LETTERS = {DISTILLED: "d", BASELINE: "t"}
 """Of the classes that colour a stretch for a student; the style sheet knows these two."""
 
 

@@ -6,8 +6,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from distillation.evaluation.result import DISTILLED, TEACHER, TEXT_ONLY, Evaluation
-from distillation.report.figures import DASHES, FOREGROUND, colour_of, dot_figure, empty_figure, style_axes
+from distillation.config import BASELINE
+from distillation.evaluation.result import DISTILLED, TEACHER, Evaluation
+from distillation.report.figures import FOREGROUND, colour_of, dashes_of, dot_figure, empty_figure, style_axes
 from distillation.report.words import label
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from distillation.evaluation.groups import TextGroup
     from distillation.evaluation.reliability import Reliability
 
-JUDGED = (TEXT_ONLY, DISTILLED, TEACHER)
+JUDGED = (BASELINE, DISTILLED, TEACHER)
 """Models of the reliability diagram: the others would hide them."""
 SHARES = [0.0, 0.25, 0.5, 0.75, 1.0]
 LABEL_WIDTH = 20
@@ -66,7 +67,7 @@ def _draw_reliability(upper: Axes, lower: Axes, name: str, bins: Reliability, co
         for confidence, accuracy, count in zip(bins.mean_confidence, bins.accuracy, bins.counts, strict=True)
         if confidence is not None and accuracy is not None
     ]
-    style: dict[str, Any] = {"color": colour, "lw": 1.8, "ls": DASHES.get(name, "-"), "zorder": 3}
+    style: dict[str, Any] = {"color": colour, "lw": 1.8, "ls": dashes_of(name), "zorder": 3}
     upper.plot([x for x, _, _ in points], [y for _, y, _ in points], label=label(name), **style)
     for is_few, fill in ((False, colour), (True, "none")):
         chosen = [(x, y) for x, y, count in points if (count < MIN_TOKENS) is is_few]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from distillation.evaluation.result import DISTILLED, TEACHER, TEXT_ONLY, Evaluation
+from distillation.config import BASELINE, CONTROLS
+from distillation.evaluation.result import DISTILLED, TEACHER, Evaluation
 
 LABELS = {
     "untouched": "untouched student",
-    TEXT_ONLY: "text-only student",
-    "truncate": "truncated logits",
     DISTILLED: "distilled student",
     TEACHER: "teacher",
 }
 EXPLANATIONS = {
     "untouched": "the student as it was before any training here",
-    TEXT_ONLY: "same start, same text, same steps, no teacher",
-    "truncate": "the teacher's logits cut to the student's size, as naive scripts do",
     DISTILLED: "trained on text and on the teacher's distribution, aligned across tokenizers",
     TEACHER: "the model that is learned from",
 }
@@ -24,7 +21,12 @@ SPACE = "\u00a0"  # no line breaks between a number and its unit
 
 def label(name: str) -> str:
     """Return how a model of a comparison is called in front of people."""
-    return LABELS.get(name, name.replace("_", " "))
+    return CONTROLS[name].title if name in CONTROLS else LABELS.get(name, name.replace("_", " "))
+
+
+def explanation(name: str) -> str:
+    """Return what a model of a comparison is, in half a sentence; nothing for one that has no usual name."""
+    return CONTROLS[name].explanation if name in CONTROLS else EXPLANATIONS.get(name, "")
 
 
 def divergence_title(name: str) -> str:
@@ -74,9 +76,9 @@ def _three_digits(value: float) -> str:
 
 def verdict_sentence(evaluation: Evaluation) -> str:
     """Return the one sentence that a reader should take away, whichever way the comparison went."""
-    distilled, control = evaluation.results.get(DISTILLED), evaluation.results.get(TEXT_ONLY)
+    distilled, control = evaluation.results.get(DISTILLED), evaluation.results.get(BASELINE)
     if distilled is None or control is None:
-        absent = ", ".join(label(n) for n in (DISTILLED, TEXT_ONLY) if n not in evaluation.results)
+        absent = ", ".join(label(n) for n in (DISTILLED, BASELINE) if n not in evaluation.results)
         return f"No verdict: not evaluated: {absent}."
     saving = 1.0 - distilled.bits_per_byte / control.bits_per_byte
     if evaluation.verdict == "equal":
@@ -102,7 +104,7 @@ def verdict_sentence(evaluation: Evaluation) -> str:
 
 
 def verdict_details(evaluation: Evaluation) -> list[str]:
-    """Return the sentences under the verdict: the figures, the interval, the truncation control."""
+    """Return the sentences under the verdict: the figures, the interval, what the controls show."""
     results = evaluation.results
     details = []
     parts = [f"{label(name)} {decimal(result.bits_per_byte)}" for name, result in results.items()]
@@ -114,13 +116,14 @@ def verdict_details(evaluation: Evaluation) -> list[str]:
             f"95{SPACE}% interval of the gap closed over draws of the held-out documents: "
             f"{percent(low, 1)} to {percent(high, 1)}. It does not speak of other seeds."
         )
-    truncate, control = results.get("truncate"), results.get(TEXT_ONLY)
-    if truncate is not None and control is not None:
-        is_worse = truncate.bits_per_byte > control.bits_per_byte
-        details.append(
-            "Cutting the teacher's logits to the student's vocabulary gives "
-            f"{decimal(truncate.bits_per_byte)}: {'worse' if is_worse else 'no worse'} than no teacher."
-        )
+    baseline = results.get(BASELINE)
+    for name in results:
+        if baseline is not None and name in CONTROLS and CONTROLS[name].action:
+            bits = results[name].bits_per_byte
+            details.append(
+                f"{CONTROLS[name].action} gives {decimal(bits)}: "
+                f"{'worse' if bits > baseline.bits_per_byte else 'no worse'} than no teacher."
+            )
     return details
 
 

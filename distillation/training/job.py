@@ -16,19 +16,17 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from distillation.config import (
-    DIVERGENCES,
-    TEXT_ALONE,
+    CONTROLS,
     AlignmentSettings,
     CacheSettings,
     ModelSettings,
     ObjectiveSettings,
     Settings,
-    TermWeights,
     TrainingSettings,
 )
 from distillation.corpus.inputs import check_inputs, without_places, write_inputs
@@ -48,7 +46,6 @@ if TYPE_CHECKING:
     from distillation.teachers.cache.store import TeacherCache
 
 logger = logging.getLogger(__name__)
-Variant = Literal["distilled", "text_only", "truncate"]
 ENTRY = "distillation.training.run"
 """What training runs through begins here: an edit in any of it makes a new job, an edited report does not."""
 CACHE_FOLDER = "teacher_cache"
@@ -62,7 +59,8 @@ class Job(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    variant: Variant
+    variant: str
+    """`distilled`, or the name of a control."""
     seed: int
     models: ModelSettings
     objective: ObjectiveSettings
@@ -79,6 +77,8 @@ class Job(BaseModel):
     cache: CacheSettings | None = None
     """Of the teacher cache that the student learns from; None for the live teacher."""
     cache_digest: str | None = None
+    targets_may_be_wrong: bool = False
+    """Whether it is a control that is taught what is wrong."""
 
     @property
     def digest(self) -> str:
@@ -104,46 +104,34 @@ class JobResult(BaseModel):
     metrics: dict[str, float]
 
 
-def variant_objective(settings: Settings, variant: Variant) -> ObjectiveSettings:
-    """Return the objective of a variant: the settings' own, or that of a control.
-
-    Truncation is a way to make targets, so its control keeps cross-entropy and divergences alone.
-    """
-    if variant == "truncate":
-        active = settings.objective.terms.active
-        kept = {name: weight for name, weight in active.items() if name in ("cross_entropy", *DIVERGENCES)}
-        terms = TermWeights(**kept) if kept.keys() & set(DIVERGENCES) else ObjectiveSettings().terms
-        return settings.objective.model_copy(update={"terms": terms})
-    # Everything else at its default: a changed divergence must not retrain the text-only control.
-    return ObjectiveSettings(terms=TEXT_ALONE) if variant == "text_only" else settings.objective
-
-
 def prepare_job(
     corpus: Corpus,
     *,
     settings: Settings,
-    variant: Variant = "distilled",
+    variant: str = "distilled",
     aligner: Aligner | None = None,
     cache: TeacherCache | None = None,
     output_dir: str | Path | None = None,
 ) -> Path:
     """Write the job directory of one variant, or find the one that is there, and return its path.
 
-    A distilled student learns from `cache` if there is one. Controls always have the live teacher. Corpus,
-    aligner and `job.json` of a directory that is there are written again where they are damaged.
+    `settings` are the student's own: those of a control are `Control.settings`. A distilled student learns
+    from `cache` if there is one. Controls always have the live teacher. Corpus, aligner and `job.json` of a
+    directory that is there are written again where they are damaged.
 
     Raises:
         JobError: the directory cannot be written.
         LockError: it is damaged, and another process is at work on it.
         ModelError: a model's configuration cannot be read.
-        SettingsError: the device or a number format asked for is not to be had.
+        SettingsError: the device or a number format asked for is not to be had, or no control is `variant`.
     """
-    objective = variant_objective(settings, variant)
+    control = None if variant == "distilled" else CONTROLS[variant]
+    objective = settings.objective
     if not objective.uses_teacher:
         aligner = None
     elif aligner is None:
         raise ValueError(f"variant {variant} learns from the teacher and needs an aligner")
-    if cache is not None and variant != "distilled":
+    if cache is not None and control is not None:
         raise ValueError(f"variant {variant} does not learn from a cache")
     job = Job(
         variant=variant,
@@ -162,6 +150,7 @@ def prepare_job(
         sources_digest=digest_of_sources(ENTRY),
         cache=None if cache is None else cache.settings,
         cache_digest=None if cache is None else cache.digest,
+        targets_may_be_wrong=control is not None and control.targets_may_be_wrong,
     )
     root = Path(output_dir or settings.training.output_dir)
     directory = root / job.directory_name

@@ -228,7 +228,9 @@ class TrainingRun:
         from distillation.aligners.truncate import PadAligner
 
         aligner = self.objective.aligner
-        return aligner is not None and any(isinstance(stage, PadAligner) for stage in aligner.stages)
+        return self.job.targets_may_be_wrong or (
+            aligner is not None and any(isinstance(stage, PadAligner) for stage in aligner.stages)
+        )
 
     def _try_out(self) -> None:
         """Try what the run and the evaluation of its student will need at their end.

@@ -15,7 +15,7 @@ class Student:
     directory: Path
     """Folder that `from_pretrained` reads."""
     variant: str
-    """`distilled`, `text_only` or `truncate`."""
+    """`distilled`, or the name of a control."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Final figures of the training."""
     history: Path | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from distillation.config import CONTROLS
 from tracking.log_lines import log_history
 from tracking.names import final_name
 from tracking.records.recording import student_run_spec
@@ -38,8 +39,9 @@ def record_students(
     """
     for student in students:
         tags = {} if student.decision is None else decision_tags(student.decision)
-        own = variant_settings(settings, student.variant)
-        spec = student_run_spec(own, student.variant, report, {"device": evaluation.device} | tags)
+        variant = student.variant
+        own = CONTROLS[variant].settings(settings) if variant in CONTROLS else settings
+        spec = student_run_spec(own, variant, report, {"device": evaluation.device} | tags)
         record_student(recorder, spec, student, evaluation, time_ms=time_ms)
 
 
@@ -63,22 +65,6 @@ def record_student(
     recorder.log_metrics(run_id, final, time_ms=time_ms)
     if is_new:
         recorder.close(run_id)
-
-
-def variant_settings(settings: Settings, variant: str) -> Settings:
-    """Return the settings that a variant was trained with, as far as its objective goes."""
-    from distillation.config import AlignmentSettings
-    from distillation.training.job import variant_objective
-
-    if variant == "distilled":
-        return settings
-    strategy: dict[str, Any] = {"strategy": "truncate"} if variant == "truncate" else {}
-    update = {
-        "objective": variant_objective(settings, variant),  # type: ignore[arg-type]
-        "alignment": AlignmentSettings(**strategy),
-        "cache": None,
-    }
-    return settings.model_copy(update=update)
 
 
 def comparison_columns(evaluation: Evaluation) -> dict[str, list[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distillation.config import TEXT_ALONE, Settings
+from distillation.config import CONTROLS, Settings
 from distillation.corpus.corpus import CorpusReport
 from distillation.errors import shorten
 from distillation.models.decision import Decision
@@ -11,14 +11,12 @@ from tracking.registry import HELD_OUT_TAG
 
 
 def comparable_tags(settings: Settings, variant: str = "distilled") -> dict[str, str]:
-    """Return the tags by which runs are filtered and grouped."""
-    is_distilled = variant != "text_only"
+    """Return the tags by which runs are filtered and grouped; `settings` are those of the student itself."""
+    has_aligner = settings.objective.uses_teacher or variant not in CONTROLS
     return {
         "variant": variant,
-        "aligner": (variant if variant == "truncate" else settings.alignment.name)
-        if is_distilled
-        else "none",
-        "objective": (settings.objective.terms if is_distilled else TEXT_ALONE).description,
+        "aligner": settings.alignment.name if has_aligner else "none",
+        "objective": settings.objective.terms.description,
         "seed": str(settings.seed),
         "teacher": settings.models.teacher.path,
         "student": settings.models.student.path,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distillation.config import Settings, parse_settings
+from distillation.config import CONTROLS, Settings, parse_settings
 from distillation.metrics_log import sealed_line
 from tracking.runs import Recorder, RunSpec, flat_params
 
@@ -23,15 +23,12 @@ def test_the_table_has_one_row_a_model_and_figures_to_read(make_evaluation: Call
 
 
 def test_controls_are_described_by_what_they_were_trained_with() -> None:
-    from tracking.records.student_record import variant_settings
-
     settings: Settings = parse_settings(
         {"objective": {"terms": {"reverse_kl": 0.9, "hidden": 0.1}}, "alignment": {"strategy": "shared"}}
     )
-    assert variant_settings(settings, "distilled") is settings
-    params = flat_params(variant_settings(settings, "text_only"))
+    params = flat_params(CONTROLS["text_only"].settings(settings))
     assert (params["objective.terms.reverse_kl"], params["objective.terms.cross_entropy"]) == ("0.0", "1.0")
-    params = flat_params(variant_settings(settings, "truncate"))
+    params = flat_params(CONTROLS["truncate"].settings(settings))
     assert (params["objective.terms.reverse_kl"], params["objective.terms.hidden"]) == ("0.9", "0.0")
     assert params["alignment.strategy"] == "truncate"
 

@@ -27,6 +27,7 @@ from training_settings import make_settings
 from distillation.aligners.base import Aligner
 from distillation.aligners.build import build_aligner, build_schedule
 from distillation.config import (
+    CONTROLS,
     AlignmentSettings,
     ObjectiveSettings,
     ScheduleStage,
@@ -515,7 +516,8 @@ def test_the_name_changes_with_what_determines_the_result(parts, tmp_path) -> No
 
     def name(changed: Settings, variant: str = "distilled") -> str:
         used = None if variant == "text_only" else aligner
-        return prepare_job(corpus, settings=changed, variant=variant, aligner=used, output_dir=tmp_path).name
+        own = changed if variant == "distilled" else CONTROLS[variant].settings(changed)
+        return prepare_job(corpus, settings=own, variant=variant, aligner=used, output_dir=tmp_path).name
 
     def change(section: str, **values) -> Settings:
         part = getattr(settings, section).model_copy(update=values)

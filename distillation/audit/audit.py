@@ -141,7 +141,7 @@ def _facts(tokens: TokenBytes, num_rows: int) -> VocabularyFacts:
         num_tokens=num_tokens,
         num_special_tokens=num_special,
         num_rows_without_token=num_rows - num_tokens,
-        missing_bytes=tuple(byte for byte in range(256) if bytes([byte]) not in tokens.canonical_ids),
+        missing_bytes=tokens.missing_bytes,
     )
 
 

@@ -74,6 +74,11 @@ class TokenBytes:
                 ids[token] = index
         return ids
 
+    @property
+    def missing_bytes(self) -> tuple[int, ...]:
+        """Bytes that no token stands for alone."""
+        return tuple(byte for byte in range(256) if bytes([byte]) not in self.canonical_ids)
+
     def _precedence(self, index: int) -> int:
         return (index in self.added_ids) - (index in self.byte_fallback_ids)
 

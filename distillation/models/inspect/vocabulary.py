@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from distillation.errors import ModelError
+from distillation.errors import AlignmentError, ModelError
+from distillation.tokenizers.token_bytes import tokens_as_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NUM_BYTES = 256
 _DIGITS = "902837465019"
 _ROLES = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")
 
@@ -100,7 +100,7 @@ def probe_vocabulary(tokenizer: PreTrainedTokenizerBase, num_output_rows: int) -
     vocabulary = tokenizer.get_vocab()
     added = {token["id"]: token for token in definition["added_tokens"]}
     trained = set(_trained_ids(definition["model"]))
-    family = _family(definition)
+    family, missing_bytes = _meaning(tokenizer, definition)
     rows_used = {id_ for id_ in vocabulary.values() if id_ < num_output_rows}
     beyond = {id_ for id_ in vocabulary.values() if id_ >= num_output_rows}
     special_ids = {id_ for id_, token in added.items() if token["special"]}
@@ -114,7 +114,7 @@ def probe_vocabulary(tokenizer: PreTrainedTokenizerBase, num_output_rows: int) -
         num_ordinary_tokens_without_row=len((beyond & trained) - special_ids),
         specials=_specials(tokenizer, added),
         num_added_tokens=len(added),
-        missing_bytes=_missing_bytes(family, definition, vocabulary),
+        missing_bytes=missing_bytes,
         byte_fallback=bool(definition["model"].get("byte_fallback")),
         normalizer=_component_name(definition["normalizer"]),
         pre_tokenizer=_component_name(definition["pre_tokenizer"]),
@@ -133,14 +133,6 @@ def _trained_ids(model: dict[str, Any]) -> list[int]:
     return list(range(len(vocabulary)))  # Unigram lists (piece, score); the position is the id.
 
 
-def _component_types(component: Any) -> list[str]:
-    """Return the type names inside a normaliser, pre-tokenizer or decoder, nested ones included."""
-    if not isinstance(component, dict):
-        return []
-    nested = [part for value in component.values() if isinstance(value, list) for part in value]
-    return [component.get("type", ""), *(name for part in nested for name in _component_types(part))]
-
-
 def _component_name(component: Any) -> str | None:
     if not isinstance(component, dict):
         return None
@@ -150,45 +142,14 @@ def _component_name(component: Any) -> str | None:
     return f"{name}[{', '.join(str(part) for part in names)}]" if names else name
 
 
-def _family(definition: dict[str, Any]) -> str:
-    kind = definition["model"]["type"].lower()
-    if kind not in ("bpe", "unigram"):
-        return str(kind)
-    parts = ("normalizer", "pre_tokenizer", "decoder")
-    types = {name for part in parts for name in _component_types(definition[part])}
-    if "ByteLevel" in types:
-        return f"byte_level_{kind}"
-    marks_spaces = "Metaspace" in types or any(
-        "▁" in json.dumps(definition[part], ensure_ascii=False) for part in parts
-    )
-    return f"sentencepiece_{kind}" if marks_spaces else str(kind)
-
-
-def byte_characters() -> list[str]:
-    """Return the printable character that stands for each of the 256 bytes in a byte-level vocabulary.
-
-    Source: GPT-2's `bytes_to_unicode` (Radford et al., 2019): printable Latin-1 stands for itself, the rest
-    is moved to 256 and up.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    characters, moved = [], 0
-    for byte in range(NUM_BYTES):
-        if byte in printable:
-            characters.append(chr(byte))
-        else:
-            characters.append(chr(NUM_BYTES + moved))
-            moved += 1
-    return characters
-
-
-def _missing_bytes(
-    family: str, definition: dict[str, Any], vocabulary: dict[str, int]
-) -> tuple[int, ...] | None:
-    if family.startswith("byte_level"):
-        return tuple(byte for byte, text in enumerate(byte_characters()) if text not in vocabulary)
-    if definition["model"].get("byte_fallback"):
-        return tuple(byte for byte in range(NUM_BYTES) if f"<0x{byte:02X}>" not in vocabulary)
-    return None
+def _meaning(tokenizer: Any, definition: dict[str, Any]) -> tuple[str, tuple[int, ...] | None]:
+    """Return the family, and the bytes that no token can write as far as tokens are bytes."""
+    try:
+        tokens = tokens_as_bytes(tokenizer)
+    except AlignmentError:  # of no family with known bytes
+        return definition["model"]["type"].lower(), None
+    writes_bytes = tokens.family.startswith("byte_level") or definition["model"].get("byte_fallback")
+    return tokens.family, tokens.missing_bytes if writes_bytes else None
 
 
 def _specials(tokenizer: Any, added: dict[int, dict[str, Any]]) -> tuple[SpecialToken, ...]:

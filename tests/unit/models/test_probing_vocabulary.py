@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from distillation.models.inspect.vocabulary import byte_characters, probe_vocabulary
+from distillation.models.inspect.vocabulary import probe_vocabulary
 
 TEXTS = [
     "the cat sat on 12345 mats in 1999",
@@ -109,7 +109,7 @@ def test_digits_in_groups_of_three_and_chat_template() -> None:
     assert found.family == "byte_level_bpe"
     assert found.digit_group == 3
     assert found.has_chat_template
-    present = set("".join(byte_characters()[byte] for byte in "".join(TEXTS).encode()))
+    present = set("".join(TEXTS).encode())
     assert len(found.missing_bytes) == 256 - len(present)  # No initial alphabet: only bytes that were seen.
 
 
@@ -146,8 +146,3 @@ def test_real_tokenizers(shared_dir, name, rows, num_empty, num_missing, normali
     assert len(found.missing_bytes) == num_missing
     assert (found.normalizer, found.digit_group) == (normalizer, digit_group)
     assert found.size == rows - num_empty
-
-
-def test_the_byte_alphabet_is_that_of_the_tokenizers_library() -> None:
-    assert sorted(byte_characters()) == sorted(pre_tokenizers.ByteLevel.alphabet())
-    assert len(set(byte_characters())) == 256

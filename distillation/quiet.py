@@ -39,6 +39,32 @@ def listening() -> Iterator[list[str]]:
 
 
 @contextmanager
+def at_level(level: int, *names: str) -> Iterator[None]:
+    """Let loggers say nothing below `level` inside the block."""
+    before = [(logger, logger.level) for logger in map(logging.getLogger, names)]
+    for logger, _ in before:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, was in before:
+            logger.setLevel(was)
+
+
+@contextmanager
+def handled_by(handler: logging.Handler, *names: str) -> Iterator[None]:
+    """Hand what loggers say inside the block to `handler` alone."""
+    before = [(logger, list(logger.handlers), logger.propagate) for logger in map(logging.getLogger, names)]
+    for logger, _, _ in before:
+        logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        for logger, handlers, propagate in before:
+            logger.handlers, logger.propagate = handlers, propagate
+
+
+@contextmanager
 def quiet_libraries() -> Iterator[list[str]]:
     """Yield a list that fills with what transformers, torch and `warnings` would have printed inside the
     block."""
@@ -46,24 +72,18 @@ def quiet_libraries() -> Iterator[list[str]]:
     from transformers.utils import logging as transformers_logging
 
     messages: list[str] = []
-    collector = _Collector(messages)
-    loggers = [logging.getLogger(name) for name in ("transformers", "torch", "huggingface_hub")]
-    before = [(logger, list(logger.handlers), logger.propagate) for logger in loggers]
     had_progress_bars = transformers_logging.is_progress_bar_enabled()
-    for logger in loggers:
-        logger.handlers, logger.propagate = [collector], False
     shows_downloads = not are_progress_bars_disabled()
     if had_progress_bars:
         transformers_logging.disable_progress_bar()
         if shows_downloads:  # a first download takes minutes, and its bar is no noise
             enable_progress_bars()
+    silenced = handled_by(_Collector(messages), "transformers", "torch", "huggingface_hub")
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with silenced, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield messages
         messages.extend(str(warning.message) for warning in caught)
     finally:
-        for logger, handlers, propagate in before:
-            logger.handlers, logger.propagate = handlers, propagate
         if had_progress_bars:
             transformers_logging.enable_progress_bar()

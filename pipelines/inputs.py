@@ -44,7 +44,7 @@ def corpus_fingerprint(corpus: CorpusSettings) -> str:
     A hub source counts with whether the hub answers: a corpus that was only the fallback of an offline hour
     is not taken from the cache once the hub is back.
     """
-    from distillation.corpus.sources.hub import HubReach
+    from distillation.hub import HubReach
 
     reach = HubReach(corpus.hub_timeout)
     return digest_of([_source_fingerprint(source, reach.why_unreachable) for source in corpus.sources])
@@ -63,7 +63,7 @@ def tasks_fingerprint(evaluation: EvaluationSettings, hub_timeout: float) -> str
     if set(evaluation.tasks) - set(EMBEDDED_TASKS):
         from huggingface_hub import constants
 
-        from distillation.corpus.sources.hub import HubReach
+        from distillation.hub import HubReach
 
         parts.append(constants.HF_HUB_OFFLINE or HubReach(hub_timeout).why_unreachable() is None)
     return digest_of(parts)

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from distillation.errors import PromotionError, TrackingError
+from distillation.quiet import at_level
 from tracking.registry import CHALLENGER, CHAMPION, has_code
 from tracking.runs import Recorder
 from tracking.server import tracking_errors
@@ -127,10 +128,7 @@ def patiently(action: Callable[[], Result]) -> Result:
     """
     from mlflow.exceptions import MlflowException
 
-    logger = logging.getLogger(_STORE_LOGGER)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # it would print a traceback at each attempt
-    try:
+    with at_level(logging.CRITICAL, _STORE_LOGGER):  # it would print a traceback at each attempt
         for attempt in range(1, _MAX_ATTEMPTS):
             try:
                 return action()
@@ -139,8 +137,6 @@ def patiently(action: Callable[[], Result]) -> Result:
                     raise
                 time.sleep(random.uniform(0, min(_MAX_PAUSE, 0.02 * attempt)))
         return action()
-    finally:
-        logger.setLevel(level)
 
 
 def _is_collision(error: Exception) -> bool:

@@ -12,9 +12,7 @@ the process ended are lost.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
 import threading
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -30,7 +28,7 @@ from distillation.errors import (
     TrackingError,
     one_line,
 )
-from distillation.files import storing
+from distillation.files import storing, write_json
 from distillation.locks import exclusive
 from distillation.reading import read_json
 from distillation.redaction import scrub, scrub_all
@@ -256,9 +254,7 @@ class MetricsForwarder:
         with self._lock, storing(self._file):
             self._state = replace(self._state, **changes)
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._file.with_suffix(".tmp")
-            temporary.write_text(json.dumps(_storable(self._state)), encoding="utf-8")
-            os.replace(temporary, self._file)
+            write_json(self._file, _storable(self._state))
 
 
 def send_remaining(output_dir: Path, uri: str) -> int:

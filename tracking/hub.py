@@ -8,12 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from distillation.config import PromotionSettings
-from distillation.errors import PublishError, SettingsError, one_line
+from distillation.errors import PublishError, SettingsError, one_line, shorten
 from tracking.export import Exported
 
 # Weights under another layout that stay would be what transformers loads.
 _REPLACED = ["*.safetensors", "*.safetensors.index.json"]
-_MAX_REASON = 200
 
 
 def check_hub(settings: PromotionSettings) -> None:
@@ -58,9 +57,8 @@ def push_to_hub(folder: Path, exported: Exported, settings: PromotionSettings) -
             delete_patterns=_REPLACED,
         )
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
-        reason = one_line(error)
         raise PublishError(
-            f"hub_repository = {name}: not pushed ({reason[:_MAX_REASON]}); version {exported.version} is "
-            "the champion all the same, push it again with --publish"
+            f"hub_repository = {name}: not pushed ({shorten(one_line(error))}); "
+            f"version {exported.version} is the champion all the same, push it again with --publish"
         ) from error
     return f"{api.endpoint}/{repository}"

@@ -16,16 +16,18 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from distillation.quiet import at_level
 from tracking.runs import Recorder
 from tracking.server import tracking_errors
 
 _LIBRARIES = ("transformers", "torch", "accelerate", "safetensors")
-_QUIET = (
+_ADVISERS = (
     "mlflow.transformers",
     "mlflow.utils.environment",
     "mlflow.tracking.fluent",
     "mlflow.store.model_registry",
 )
+"""Loggers that advise on model cards, licences and versions."""
 
 
 def log_student(recorder: Recorder, run_id: str, directory: Path, *, metadata: dict[str, str]) -> str:
@@ -45,7 +47,12 @@ def log_student(recorder: Recorder, run_id: str, directory: Path, *, metadata: d
         "tokenizer": AutoTokenizer.from_pretrained(path),
     }
     requirements = [f"{name}=={version(name)}" for name in _LIBRARIES]
-    with tracking_errors(recorder.uri), _quiet(), _fluent(recorder.uri), mlflow.start_run(run_id=run_id):
+    with (
+        tracking_errors(recorder.uri),
+        at_level(logging.ERROR, *_ADVISERS),
+        _fluent(recorder.uri),
+        mlflow.start_run(run_id=run_id),
+    ):
         info = mlflow.transformers.log_model(
             parts,
             name="student",
@@ -83,16 +90,3 @@ def _fluent(uri: str) -> Iterator[None]:
         yield
     finally:
         mlflow.set_tracking_uri(before or "")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence MLflow's advice about model cards, licences and versions."""
-    levels = {name: logging.getLogger(name).level for name in _QUIET}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

@@ -19,15 +19,12 @@ import torch
 from torch import Tensor
 
 from distillation.aligners.base import Aligner, Rows, Targets
+from distillation.kernels.chunked import LEAST_LOGIT
 from distillation.kernels.online_softmax import ChunkMemory
 
 if TYPE_CHECKING:
     from distillation.aligners.trained_heads import Companion
     from distillation.kernels.batch import BatchView
-
-
-IMPOSSIBLE = -1e4
-"""Log-probability of what does not exist, finite for the gradient's sake."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +39,12 @@ class Columns:
 
     def student(self, log_student_mV: Tensor) -> Tensor:
         """Return the student's log-probabilities of the same outcomes, (m, K) or (m, K + 1)."""
-        log_student_mK = log_student_mV.gather(1, self.id_mK).masked_fill(~self.is_entry_mK, IMPOSSIBLE)
+        log_student_mK = log_student_mV.gather(1, self.id_mK).masked_fill(~self.is_entry_mK, LEAST_LOGIT)
         if not self.has_tail:
             return log_student_mK
         # An entry that is none must not strike out a column: it repeats the row's first, which is one.
         column_mK = torch.where(self.is_entry_mK, self.id_mK, self.id_mK[:, :1])
-        tail_m = log_student_mV.scatter(1, column_mK, IMPOSSIBLE).logsumexp(1)
+        tail_m = log_student_mV.scatter(1, column_mK, LEAST_LOGIT).logsumexp(1)
         return torch.cat([log_student_mK, tail_m[:, None]], dim=1)
 
 

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from distillation.aligners.base import Targets
+from distillation.kernels.batch import standardised
 from distillation.kernels.chunked import OutputLayer
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class LearnedCorrection(Companion):
     def layer(self, view: BatchView, row_N: Tensor) -> OutputLayer:
         """See `Companion.layer`."""
         states_ND = view.teacher_states_MD[row_N.clamp_min(0)].to(self.down.weight.dtype)
-        return OutputLayer(self.down(_standardised(states_ND)), self.up_VK)
+        return OutputLayer(self.down(standardised(states_ND)), self.up_VK)
 
     def targets(
         self, logits_mV: Tensor, base: Targets | None, student_token_m: Tensor
@@ -140,7 +141,3 @@ def _read_and_next(embedding: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
 
 def _unit_scale(values: Tensor) -> Tensor:
     return values / values.std().clamp_min(1e-6)
-
-
-def _standardised(states: Tensor) -> Tensor:
-    return torch.nn.functional.layer_norm(states, states.shape[-1:])

@@ -17,8 +17,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from distillation.config import ModelReference
 from distillation.console import print_anything
-from distillation.errors import AlignmentError, DistillationError, InputError, ModelError, one_line, shorten
-from distillation.hub import answer_within
+from distillation.errors import (
+    AlignmentError,
+    DistillationError,
+    InputError,
+    ModelError,
+    one_line,
+    shorten,
+)
+from distillation.hub import model_on_hub
 from distillation.models.files import check_files
 from distillation.models.load import Role, load_tokenizer, resolve_path
 from distillation.reading import parse_json, printable, read_json, reading_by_libraries
@@ -205,7 +212,7 @@ def _output_rows(config: dict[str, Any]) -> int | None:
 
 def _from_hub(repository: str, role: Role) -> dict[str, Path]:
     """Download the small files of a repository, or find them in the cache if the hub is out of reach."""
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError
     from huggingface_hub.utils import disable_progress_bars
 
@@ -213,7 +220,8 @@ def _from_hub(repository: str, role: Role) -> dict[str, Path]:
     setting = f"models.{role}.path = {repository}"
     files = {}
     try:
-        problem = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _why_unreachable(repository)
+        answer = model_on_hub(repository, None, HUB_TIMEOUT)
+        problem = answer if isinstance(answer, str) else None
         for name in FILES:
             try:
                 files[name] = Path(hf_hub_download(repository, name, local_files_only=bool(problem)))
@@ -224,29 +232,12 @@ def _from_hub(repository: str, role: Role) -> dict[str, Path]:
             f"{setting}: neither a directory nor a name on the hub; give a model directory or a hub name"
         ) from None
     except Exception as error:  # whatever the network and the client come up with
-        raise ModelError(f"{setting}: the hub refuses it ({one_line(error)[:160]}); try again") from None
+        raise ModelError(f"{setting}: the hub refuses it ({shorten(one_line(error))}); try again") from None
     if problem and TOKENIZER not in files:
         raise ModelError(
             f"{setting}: no such directory, and {problem}; give a model directory or check HF_ENDPOINT"
         )
     return files
-
-
-def _why_unreachable(repository: str) -> str:
-    """Return why the hub cannot give `repository`; empty if it can. Never waits longer than `HUB_TIMEOUT`."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-
-    answer = answer_within(lambda: HfApi().model_info(repository, timeout=HUB_TIMEOUT), HUB_TIMEOUT)
-    if answer is None:
-        return f"the hub {constants.ENDPOINT} does not answer within {HUB_TIMEOUT:g} s"
-    if isinstance(answer, HFValidationError):
-        raise answer
-    if isinstance(answer, RepositoryNotFoundError):
-        return f"the hub {constants.ENDPOINT} has no public model of this name"
-    if isinstance(answer, Exception):
-        return f"the hub {constants.ENDPOINT} cannot be reached ({type(answer).__name__})"
-    return ""
 
 
 def read_texts(paths: Sequence[Path], max_bytes: int) -> Iterator[str]:

@@ -10,8 +10,7 @@ what to change.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from distillation.config import ContractSettings
 from distillation.corpus.checks import ContractCheck, ContractResult
 from distillation.corpus.contract_page import render_contract_page
 from distillation.corpus.statistics import HELD_OUT, TRAIN, CorpusStatistics
+from distillation.quiet import at_level
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +49,7 @@ def check_contract(
     frame = statistics.documents.assign(duplicate_share=statistics.duplicate_share)
     frame = frame.assign(**{_column(name): share for name, share in statistics.unknown_shares.items()})
     frame = frame.assign(**{_left_out(what): share for what, share in statistics.left_out_shares.items()})
-    with _quiet():
+    with at_level(logging.WARNING, "great_expectations"):  # it floods with INFO
         terms = [
             *_count_terms(settings),
             *_text_terms(settings),
@@ -268,15 +268,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the library's flood of INFO lines, and give its logger back as it was."""
-    logger = logging.getLogger("great_expectations")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -8,9 +8,6 @@ the documents with the fingerprints of the report.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +20,7 @@ from distillation.corpus.documents import Document, is_validation
 from distillation.corpus.left_out import LeftOut
 from distillation.corpus.sources.labels import source_labels
 from distillation.errors import CorpusError, InputError, one_line
+from distillation.files import new_directory
 from distillation.reading import open_regular, printable, read_bytes, read_text, reading_by_libraries
 
 if TYPE_CHECKING:
@@ -153,18 +151,8 @@ def dataset_of(documents: Sequence[Document]) -> datasets.Dataset:
 
 def save_corpus(corpus: Corpus, directory: Path) -> None:
     """Write `corpus` to `directory`, replacing what is there only when everything is written."""
-    directory = Path(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
-        whole = temporary / "new"
-        whole.mkdir()
-        write_corpus_files(corpus, whole)
-        if directory.exists():
-            os.replace(directory, temporary / "old")
-        os.replace(whole, directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with new_directory(Path(directory)) as draft:
+        write_corpus_files(corpus, draft)
 
 
 def write_corpus_files(corpus: Corpus, directory: Path) -> None:

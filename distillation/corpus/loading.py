@@ -27,9 +27,9 @@ from distillation.corpus.documents import Document, is_held_out
 from distillation.corpus.left_out import MAX_PLACES, LeftOut
 from distillation.corpus.ngrams import find_contaminated, measure_overlap
 from distillation.corpus.sources.base import SourceNotes, describe_source, iterate_source
-from distillation.corpus.sources.hub import HubReach
 from distillation.corpus.statistics import CorpusStatistics, measure_documents, measure_unknown_shares
 from distillation.errors import CorpusError, one_line, shorten
+from distillation.hub import HubReach
 from distillation.tokenizers.chat import ANSWERING
 from distillation.tokenizers.spelling import are_spelled
 

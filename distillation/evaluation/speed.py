@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from distillation.evaluation.samples import greedy_token, write_greedily
+from distillation.models.inspect.architecture import probe_architecture
 from distillation.models.lm_head import evaluating
 from distillation.models.peak_memory import bytes_of_weights, peak_growth
 
@@ -74,32 +75,16 @@ def measure_speed(
         prompt = ids[:1, :NUM_PROMPT_TOKENS]
         first_token = _least_seconds(lambda: greedy_token(model, prompt), device)
         growth = peak_growth(lambda: _read_and_write(model, ids, num_new_tokens), device)
-    total, active = count_parameters(model)
+    parameters = probe_architecture(model)
     return Speed(
         forward_tokens_per_second=batch_size * length / forward,
         generated_tokens_per_second=num_new_tokens / generation,
-        num_parameters=total,
-        num_active_parameters=active,
+        num_parameters=parameters.num_parameters,
+        num_active_parameters=parameters.num_active_parameters,
         size_on_disk=size_on_disk(directory) if directory is not None else None,
         first_token_ms=1000 * first_token,
         peak_memory_bytes=None if growth is None else bytes_of_weights(model) + growth,
     )
-
-
-def count_parameters(model: Any) -> tuple[int, int]:
-    """Return (all parameters, parameters that one token passes through)."""
-    total = experts = 0
-    for name, parameter in model.named_parameters():
-        total += parameter.numel()
-        if ".experts." in name:
-            experts += parameter.numel()
-    config = model.config
-    names = ("num_experts", "num_local_experts", "n_routed_experts")
-    num_experts = next((getattr(config, name) for name in names if getattr(config, name, None)), None)
-    num_used = getattr(config, "num_experts_per_tok", None)
-    if not experts or not num_experts or not num_used:
-        return total, total
-    return total, total - experts + round(experts * num_used / num_experts)
 
 
 def size_on_disk(directory: str | Path) -> int | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distillation.config import EMBEDDED_TASKS, EvaluationSettings
-from distillation.errors import InputError, SettingsError, one_line
+from distillation.errors import InputError, SettingsError, one_line, shorten
 from distillation.reading import printable, read_text
 
 _MAX_BYTES = 2**20
@@ -80,7 +80,8 @@ def bind_files(manager: Any, folder: Path, cache_dir: Path | None = None) -> Non
             definition = load_yaml(entry.yaml_path, resolve_func=True)
         except Exception as error:  # a function that is not there, or a module of the user's that fails
             raise SettingsError(
-                f"evaluation.task_dir: {entry.yaml_path}: {_short(error)}; mend the function it names"
+                f"evaluation.task_dir: {entry.yaml_path}: {shorten(one_line(error))}; "
+                "mend the function it names"
             ) from None
         arguments = dict(definition.get("dataset_kwargs") or {})
         if "data_files" in arguments:
@@ -117,7 +118,9 @@ def _check_files(folder: Path) -> None:
         try:
             definition = load_yaml(file, resolve_func=False)
         except Exception as error:  # yaml's own errors, a missing file to include, a cycle, a wrong type
-            raise SettingsError(f"{where}: no task of lm-eval ({_short(error)}); mend or remove it") from None
+            raise SettingsError(
+                f"{where}: no task of lm-eval ({shorten(one_line(error))}); mend or remove it"
+            ) from None
         if definition.get("task") in EMBEDDED_TASKS:
             raise SettingsError(
                 f"{where}: task = {definition['task']} is the name of an embedded task; give it another"
@@ -141,8 +144,3 @@ def _absolute(files: Any, folder: Path) -> Any:
     if not any(character in path.name for character in "*?[") and not path.exists():
         raise SettingsError(f"evaluation.task_dir: data_files names {path}, which is not there")
     return str(path)
-
-
-def _short(error: BaseException) -> str:
-    text = one_line(error)
-    return text if len(text) <= 200 else text[:197] + "..."

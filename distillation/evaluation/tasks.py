@@ -23,7 +23,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from distillation.config import EMBEDDED_TASKS, EvaluationSettings
-from distillation.errors import one_line
+from distillation.errors import one_line, shorten
 from distillation.evaluation.undisturbed import SEED, undisturbed
 
 _LOG = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def measure_tasks(
                 asked = asked or _harness_model(model, tokenizer, tokens_per_batch, progress.requests)
                 results += _run(name, tasks.loaded[name], asked, tasks.limit)
         except Exception as error:  # whatever a task's own code raises; the models are not to be lost over it
-            reason = f"it failed ({type(error).__name__}: {_brief(error)})"
+            reason = f"it failed ({type(error).__name__}: {shorten(one_line(error))})"
             _LOG.warning("task %s of %s: %s", name, getattr(model, "name_or_path", "a model"), reason)
             results.append(TaskResult(name=name, reason=reason))
         progress.next_task()
@@ -178,14 +178,16 @@ def _prepare_others(tasks: PreparedTasks, settings: EvaluationSettings, hub_time
                 if needs_hub(manager, name, settings)
                 else ""
             )
-            tasks.reasons[name] = f"it cannot be loaded ({type(error).__name__}: {_brief(error)}){remedy}"
+            tasks.reasons[name] = (
+                f"it cannot be loaded ({type(error).__name__}: {shorten(one_line(error))}){remedy}"
+            )
 
 
 def _hub_problem(timeout: float) -> str | None:
     """Return why the hub cannot be used; None if it answers, or if only cached data sets may be used."""
     from huggingface_hub import constants
 
-    from distillation.corpus.sources.hub import HubReach
+    from distillation.hub import HubReach
 
     # Asked first, as the library would try for half a minute, task by task.
     return None if constants.HF_HUB_OFFLINE else HubReach(timeout).why_unreachable()
@@ -276,8 +278,3 @@ def _chance(tasks: Sequence[Any], samples: Sequence[Any], metric: str) -> float 
     if not is_known or not samples:
         return None
     return sum(1 / len(tasks[0].doc_to_choice(sample["doc"])) for sample in samples) / len(samples)
-
-
-def _brief(error: BaseException) -> str:
-    text = one_line(error)
-    return text if len(text) <= 240 else text[:237] + "..."

@@ -13,6 +13,8 @@ import io
 import logging
 from collections.abc import Iterator
 
+from distillation.quiet import at_level, handled_by
+
 _LOG = logging.getLogger(__name__)
 SEED = 1234
 """Seeds shuffles and the choice of few-shot examples: lm-eval's own default."""
@@ -25,7 +27,12 @@ def undisturbed() -> Iterator[None]:
     """Yield to code that calls lm-eval; afterwards pass on its warnings, each text once."""
     warned = _Warned()
     try:
-        with _same_randomness(), _quiet(warned), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            _same_randomness(),
+            at_level(logging.WARNING, "lm_eval"),
+            handled_by(warned, "lm_eval"),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             yield
     finally:
         for text in dict.fromkeys(warned.texts):
@@ -50,19 +57,6 @@ def _same_randomness() -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-
-
-@contextlib.contextmanager
-def _quiet(warned: logging.Handler) -> Iterator[None]:
-    library = logging.getLogger("lm_eval")
-    before = library.level, list(library.handlers), library.propagate
-    library.setLevel(logging.WARNING)
-    library.handlers, library.propagate = [warned], False
-    try:
-        yield
-    finally:
-        library.setLevel(before[0])
-        library.handlers, library.propagate = before[1], before[2]
 
 
 class _Warned(logging.Handler):

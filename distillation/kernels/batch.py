@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 IGNORED = -100
 
 
+def standardised(states: Tensor) -> Tensor:
+    """Return states (..., D) with mean 0 and variance 1 over their width."""
+    return torch.nn.functional.layer_norm(states, states.shape[-1:])
+
+
 @dataclass(frozen=True)
 class StudentOutput:
     """The student's side of a batch: what its output layer turns into logits, and its inner states."""

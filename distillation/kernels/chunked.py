@@ -30,6 +30,7 @@ from distillation.kernels.online_softmax import Workspace
 ChunkLoss = Callable[[tuple[Tensor, ...], slice], tuple[Tensor, Tensor]]
 """(logits_nV float32 of each layer, which positions) -> (loss, summed over the chunk; any statistics)."""
 LEAST_LOGIT = -1e4
+"""Logit or log-probability of what does not exist, finite for the gradient's sake."""
 
 
 @dataclass(frozen=True)

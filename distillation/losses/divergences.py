@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from distillation.config import DivergenceName
+from distillation.kernels.chunked import LEAST_LOGIT
 from distillation.kernels.closed_form import LEAST_PROBABILITY
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def divergence(name: DivergenceName, target_NV: Tensor, log_student_NV: Tensor, 
         skew: a, for the skewed kinds.
     """
     # Columns outside the support take no part; without this 0 x -inf is NaN.
-    log_student_NV = log_student_NV.clamp_min(-1e4)
+    log_student_NV = log_student_NV.clamp_min(LEAST_LOGIT)
     return _DIVERGENCES[name](target_NV, log_student_NV, skew)
 
 

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from distillation.kernels.batch import standardised
+
 if TYPE_CHECKING:
     from distillation.kernels.batch import BatchView
 
@@ -64,8 +66,8 @@ def hidden_loss(view: BatchView, projections: HiddenProjections, num_layers: int
     total = weight_BG.new_zeros(())
     pairs = matched_layers(len(student) - 1, len(teacher) - 1, num_layers)
     for (one, other), projection in zip(pairs, projections.layers, strict=True):
-        student_BGE = _standardised(projection(student_mean @ student[one].float()))
-        teacher_BGE = _standardised(teacher_mean @ teacher[other].float())
+        student_BGE = standardised(projection(student_mean @ student[one].float()))
+        teacher_BGE = standardised(teacher_mean @ teacher[other].float())
         difference_BG = (student_BGE - teacher_BGE).square().mean(-1)
         total = total + (weight_BG * difference_BG).sum() / len(pairs)
     return total, weight_BG.sum()
@@ -124,7 +126,3 @@ def _row_divergence(teacher_BGC: Tensor, student_BGC: Tensor) -> Tensor:
     least = 1e-8
     log_teacher, log_student = teacher_BGC.clamp_min(least).log(), student_BGC.clamp_min(least).log()
     return (teacher_BGC * (log_teacher - log_student)).sum(-1)
-
-
-def _standardised(states: Tensor) -> Tensor:
-    return torch.nn.functional.layer_norm(states, states.shape[-1:])

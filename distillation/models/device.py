@@ -18,7 +18,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from distillation.errors import SettingsError, one_line
+from distillation.errors import SettingsError, reason_of
 from distillation.quiet import quiet_libraries
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def cuda_problem() -> str | None:
             ones = torch.ones(8, 8, device="cuda")
             (ones @ ones).sum().item()
         except RuntimeError as error:  # A damaged driver or a device without memory; the text says which.
-            return one_line(error)[:160]
+            return reason_of(error)
     return None
 
 

@@ -13,7 +13,8 @@ from distillation.config import CorpusSettings, FileSource, HubSource, Source
 from distillation.corpus.documents import Document
 from distillation.corpus.left_out import BadDocumentError, Tally, check_characters
 from distillation.corpus.sources.files import iterate_files
-from distillation.corpus.sources.hub import HubReach, iterate_hub
+from distillation.corpus.sources.hub import iterate_hub
+from distillation.hub import HubReach
 
 
 @dataclass

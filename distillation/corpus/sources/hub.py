@@ -17,25 +17,13 @@ from distillation.config import CorpusSettings, HubSource
 from distillation.corpus.documents import Document
 from distillation.corpus.left_out import BadFileError, Tally
 from distillation.corpus.sources.files import Row, column_of, documents_of, missing_column
-from distillation.errors import CorpusError, one_line
-from distillation.hub import answer_within
+from distillation.errors import CorpusError, one_line, shorten
+from distillation.hub import HubReach
 
 DOWNLOAD_WHOLE_BYTES = 64_000_000
 """Up to this size together, files are downloaded and cached; beyond, streamed if little of them is wanted."""
-
-
-class HubReach:
-    """Whether the hub answers: asked once, then remembered, so that several hub sources cost one wait."""
-
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
-        self._answer: tuple[str | None] | None = None
-
-    def why_unreachable(self) -> str | None:
-        """Return the reason why the hub cannot be used, or None if it answers."""
-        if self._answer is None:
-            self._answer = (_ask_endpoint(self._timeout),)
-        return self._answer[0]
+MAX_REASON = 300
+"""Characters of what the library says in an error: it lists what there is instead."""
 
 
 def iterate_hub(
@@ -59,25 +47,6 @@ def iterate_hub(
         raise CorpusError(f"split {source.split}: {bad.cause}; {bad.detail}") from None
     if not tally.num_given and tally.entries:
         raise CorpusError(tally.reasons())
-
-
-def _ask_endpoint(timeout: float) -> str | None:
-    """Ask the endpoint for anything at all; any answer below status 500 will do."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    endpoint = constants.ENDPOINT
-    remedy = "check the network or HF_ENDPOINT, or set HF_HUB_OFFLINE=1 to use only cached datasets"
-
-    def ask() -> int:
-        return int(get_session().head(endpoint, timeout=timeout, follow_redirects=False).status_code)
-
-    answer = answer_within(ask, timeout)
-    if answer is None:
-        return f"hub {endpoint} does not answer within hub_timeout = {timeout:g} s; {remedy}"
-    if isinstance(answer, Exception):
-        return f"hub {endpoint} does not answer ({_short(answer)}); {remedy}"
-    return f"hub {endpoint} answers with status {answer}; {remedy}" if answer >= 500 else None
 
 
 def _open_dataset(
@@ -108,7 +77,7 @@ def _open_dataset(
     except Exception as error:
         # The library raises a dozen unrelated types for "not there"; each is the user's to mend.
         raise CorpusError(
-            f"dataset cannot be loaded from {place} ({_short(error)}); "
+            f"dataset cannot be loaded from {place} ({shorten(one_line(error), MAX_REASON)}); "
             "check path, name, split, revision and data_files"
         ) from error
 
@@ -168,12 +137,9 @@ def _rows(dataset: Iterable[dict[str, Any]], source: HubSource) -> Iterator[Row]
         except BadFileError:
             raise
         except Exception as error:
-            raise CorpusError(f"reading the dataset failed ({_short(error)}); try again") from error
+            raise CorpusError(
+                f"reading the dataset failed ({shorten(one_line(error), MAX_REASON)}); try again"
+            ) from error
         if column not in row:
             raise missing_column(source, row)
         yield row[column], f"{where} row {number}"
-
-
-def _short(error: BaseException) -> str:
-    text = one_line(error)
-    return text if len(text) <= 300 else text[:297] + "..."

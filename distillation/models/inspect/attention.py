@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from distillation.errors import ModelError, one_line
+from distillation.errors import ModelError, one_line, shorten
 from distillation.models.inspect.architecture import build_on_meta, decoder_layers
 from distillation.models.inspect.reduced import num_reduced_layers, reduced_config, text_config
 from distillation.quiet import quiet_libraries
@@ -157,7 +157,7 @@ def reference_model(config: Any, trust_remote_code: bool) -> tuple[Any, PreTrain
             _logits(model, _batch(candidate, "cpu"))
             return candidate, model, name
         except Exception as error:  # The reduced form of an unknown architecture may fail in any way.
-            failures.append(f"{name}: {one_line(error)[:160]}")
+            failures.append(f"{name}: {shorten(one_line(error))}")
     raise ModelError(
         f"model_type {config.model_type!r} does not run with eager attention: {'; '.join(failures)}"
     )
@@ -273,4 +273,4 @@ def _attention_maps(model: Any, batch: dict[str, Any]) -> tuple[int, str]:
 
 def _short_reason(error: BaseException) -> str:
     """Return the first sentence of what the library said."""
-    return one_line(error).split(". ")[0].removesuffix(".")[:160]
+    return shorten(one_line(error).split(". ")[0].removesuffix("."))

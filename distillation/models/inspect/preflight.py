@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distillation.config import CorpusSettings, FileSource, ModelReference, Settings
 from distillation.errors import CorpusError, ModelError, SettingsError, one_line, shorten
-from distillation.hub import answer_within
+from distillation.hub import model_on_hub
 from distillation.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -266,35 +266,15 @@ def check_hub(reference: ModelReference, role: str, *, timeout: float = 4.0) -> 
     setting = f"models.{role}.path = {reference.path!r}"
     if not _HUB_NAME.fullmatch(reference.path):
         raise ModelError(f"{setting}: no such directory; give one that save_pretrained wrote")
-    files, problem = _files_on_hub(reference, timeout)
-    if problem:
-        raise ModelError(f"{setting}: no such directory, and {problem}; give a local directory or sample")
+    answer = model_on_hub(reference.path, reference.revision, timeout)
+    if isinstance(answer, str):
+        raise ModelError(f"{setting}: no such directory, and {answer}; give a local directory or sample")
+    files = [entry.rfilename for entry in answer.siblings or ()]
     if not any(name.endswith(".safetensors") for name in files):
         raise ModelError(f"{setting}: the hub has no safetensors weights of it; choose another model")
     if not any(name in TOKENIZER_FILES for name in files):
         raise ModelError(f"{setting}: the hub has no tokenizer of it; choose another model")
     return [f"{setting}: still on the hub, so its weights' shapes were not checked"]
-
-
-def _files_on_hub(reference: ModelReference, timeout: float) -> tuple[list[str], str]:
-    """Return the files of the repository, or why they are not known."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    if constants.HF_HUB_OFFLINE:
-        return [], "HF_HUB_OFFLINE forbids asking the hub"
-    answer = answer_within(
-        lambda: HfApi().model_info(reference.path, revision=reference.revision, timeout=timeout), timeout
-    )
-    if answer is None:
-        return [], f"the model hub does not answer within {timeout:g} s"
-    if isinstance(answer, RepositoryNotFoundError):
-        return [], "the model hub has no public model of this name"
-    if isinstance(answer, RevisionNotFoundError):
-        return [], f"the model hub has no revision {reference.revision!r} of it"
-    if isinstance(answer, Exception):
-        return [], f"the model hub cannot be reached ({type(answer).__name__})"
-    return [entry.rfilename for entry in answer.siblings or ()], ""
 
 
 def _cached_directory(reference: ModelReference) -> Path | None:

@@ -19,8 +19,8 @@ import pytest
 
 from distillation.config import HUB_PRESETS, CorpusSettings
 from distillation.corpus.sources.base import iterate_source
-from distillation.corpus.sources.hub import HubReach
 from distillation.errors import CorpusError
+from distillation.hub import HubReach
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
@@ -30,13 +30,14 @@ from distillation.config import CorpusSettings
 from distillation.corpus.loading import _read_documents
 from distillation.corpus.sources.base import SourceNotes
 from distillation.errors import CorpusError
+from distillation.hub import HubReach
 
 hub.DOWNLOAD_WHOLE_BYTES = 500_000
 for job in json.loads(sys.argv[1]):
     settings = CorpusSettings(**job)
     start = time.perf_counter()
     try:
-        intake = _read_documents(settings.sources[0], settings, SourceNotes(hub.HubReach(4.0)))
+        intake = _read_documents(settings.sources[0], settings, SourceNotes(HubReach(4.0)))
         documents = intake.train.finish()
         answer = {"num_read": intake.num_read, "texts": [one.text for one in documents]}
         answer["num_conversations"] = sum(one.messages is not None for one in documents)

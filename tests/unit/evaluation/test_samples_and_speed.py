@@ -6,7 +6,7 @@ import torch
 
 from distillation.config import ModelReference
 from distillation.evaluation.samples import continue_prompts
-from distillation.evaluation.speed import count_parameters, measure_speed, size_on_disk
+from distillation.evaluation.speed import measure_speed, size_on_disk
 from distillation.models.load import load_model
 
 
@@ -33,7 +33,8 @@ def test_long_prompts_and_no_tokens(llama, start_tokenizer):
 
 def test_only_the_routed_experts_are_active(tiny_teacher_dir):
     model = load_model(ModelReference(path=str(tiny_teacher_dir)), "teacher")
-    total, active = count_parameters(model)
+    speed = measure_speed(model, None, batch_size=1, length=8, num_new_tokens=1)
+    total, active = speed.num_parameters, speed.num_active_parameters
     experts = 4 * 3 * 32 * 32  # one sparse layer: gate, up and down of four experts
     assert total == sum(parameter.numel() for parameter in model.parameters())
     assert total - active == experts // 2

@@ -49,9 +49,7 @@ def test_a_hub_that_comes_back_changes_the_corpus(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     settings: Settings = parse_settings({"corpus": {"sources": ["wikitext", "documentation"]}})
     answers = ["out of reach", None, None]
-    monkeypatch.setattr(
-        "distillation.corpus.sources.hub.HubReach.why_unreachable", lambda self: answers.pop(0)
-    )
+    monkeypatch.setattr("distillation.hub.HubReach.why_unreachable", lambda self: answers.pop(0))
     offline, online, again = (corpus_fingerprint(settings.corpus) for _ in range(3))
     assert offline != online
     assert online == again
@@ -82,9 +80,7 @@ def test_changed_tasks_and_a_hub_that_comes_back_change_the_evaluation(
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     answers = ["out of reach", None]
-    monkeypatch.setattr(
-        "distillation.corpus.sources.hub.HubReach.why_unreachable", lambda self: answers.pop(0)
-    )
+    monkeypatch.setattr("distillation.hub.HubReach.why_unreachable", lambda self: answers.pop(0))
     embedded = digest()  # asks no hub
     (tmp_path / "own.yaml").write_text("task: own")
     first = digest(task_dir=str(tmp_path))

@@ -32,6 +32,10 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
         ({"corpus": {"sources": [{"kind": "hub"}]}}, ["corpus.sources.0.path is missing"]),
         ({"evaluation": {"stride": 300}}, ["evaluation", "stride must be less than max_length"]),
         ({"training": 5}, ["training = 5"]),
+        (
+            {"evaluation": {"controls": ["text_onli"]}},
+            ["evaluation.controls.0 = 'text_onli'", "no control has this name; did you mean text_only?"],
+        ),
         ({"cache": {"kind": "top_p"}}, ["cache.kind = 'top_p'", "sampling", "top_k"]),
         ({"cache": {"num_samples": 0}}, ["cache.num_samples = 0", "greater than"]),
         (

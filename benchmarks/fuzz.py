@@ -714,7 +714,7 @@ class Worker:
 
 def fuzz(kind: str, base: Path, options: argparse.Namespace) -> Tally:
     """Run all cases of a kind, shared out among the workers."""
-    tally, lock, numbers = Tally(kind), threading.Lock(), iter(range(options.cases))
+    tally, lock, numbers = Tally(kind), threading.Lock(), iter(range(options.first, options.cases))
 
     def run(index: int) -> None:
         scratch = Path(tempfile.mkdtemp(prefix=f"fuzz-{kind}-"))
@@ -773,6 +773,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(KINDS), metavar="KIND", help=", ".join(KINDS))
     parser.add_argument("--cases", type=int, default=10_000, help="of each kind (default 10,000)")
+    parser.add_argument("--first", type=int, default=0, metavar="NUMBER", help="case to begin with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes at once")
     parser.add_argument("--keep", type=Path, default=Path("outputs/fuzz"), help="folder of the faults' cases")

@@ -56,7 +56,7 @@ def _fault_of(path: Path, library: Any) -> str | None:
     except InputError as error:
         return one_line(error).removeprefix(f"{path}: ")
     if path.name == VOCABULARY:
-        return _fault_of_ids(content.values())
+        return _fault_of_vocabulary(content)
     fault = _fault_of_content(content)
     if fault is not None:
         return fault
@@ -75,13 +75,21 @@ def _fault_of_content(content: dict[str, Any]) -> str | None:
         return "has no model"
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, dict):
-        fault = _fault_of_ids(vocabulary.values())
+        fault = _fault_of_vocabulary(vocabulary)
     else:
         fault = _fault_of_ids(range(len(vocabulary)) if isinstance(vocabulary, list) else ())
     added = content.get("added_tokens") or []
     if fault is None and not (isinstance(added, list) and all(isinstance(token, dict) for token in added)):
         fault = "added_tokens must be a list of objects"
     return fault or _fault_of_ids(token.get("id") for token in added)
+
+
+def _fault_of_vocabulary(vocabulary: dict[str, Any]) -> str | None:
+    """Return the first fault of token -> id; of two with one id the library writes either one back."""
+    fault = _fault_of_ids(vocabulary.values())
+    if fault is None and len(set(vocabulary.values())) < len(vocabulary):
+        fault = "two of its tokens have one id"
+    return fault
 
 
 def _fault_of_ids(ids: Iterable[Any]) -> str | None:

@@ -213,6 +213,10 @@ def _id(content: dict[str, Any]) -> None:
     content["added_tokens"].append({**content["added_tokens"][0], "content": "<far>", "id": 2**32 - 2})
 
 
+def _twice(content: dict[str, Any]) -> None:
+    content["model"]["vocab"]["far"] = 5
+
+
 def _vocabulary_id(content: dict[str, Any]) -> None:
     content["model"]["vocab"]["far"] = 2**32 - 2
 
@@ -246,6 +250,7 @@ def _endless(content: dict[str, Any]) -> None:
     ("change", "words"),
     [
         (_id, "id 4294967294; ids up to 2,097,152 are taken"),
+        (_twice, "two of its tokens have one id"),
         (_vocabulary_id, "id 4294967294; ids up to 2,097,152 are taken"),
         (_negative_id, "id -1"),
         (_empty_pattern, "tokenizer.json: "),

@@ -6,42 +6,45 @@ unexport PYTHONDONTWRITEBYTECODE
 export ZENML_ANALYTICS_OPT_IN := false
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart compare promote rollback test check format ui bench torture fuzz sample clean
+.PHONY: help quickstart compare promote rollback test check format ui bench torture fuzz sample clean
+
+help:  ## list what can be made
+	@sed -n 's/^\([a-z-]*\):.*  ## /  \1~/p' Makefile | awk -F '~' '{ printf "%-14s%s\n", $$1, $$2 }'
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable ".[check]" --constraint constraints.txt
+	$(BIN)/pip install --quiet --editable ".[check,test]" --constraint constraints.txt
 	touch $@
 
 quickstart: .venv/ready  ## distil the embedded teacher into the embedded student, about 4 minutes
-	$(BIN)/python -m stacks.local
-	$(BIN)/zenml pipeline run pipelines.distillation.distillation_pipeline -c configs/quickstart.yaml -s local
+	$(BIN)/distil stack
+	$(BIN)/distil run
 
 compare: .venv/ready  ## six ways of teaching x three seeds with controls and intervals, about 35 minutes
-	$(BIN)/python -m stacks.local
-	$(BIN)/zenml pipeline run pipelines.comparison.comparison_pipeline -c configs/compare_objectives.yaml -s local
+	$(BIN)/distil stack
+	$(BIN)/distil compare
 
 promote: .venv/ready  ## make the best student of the experiment the champion, if it passes the gate
-	$(BIN)/python -m stacks.local
-	$(BIN)/zenml pipeline run pipelines.promotion.promotion_pipeline -c configs/promote.yaml -s local
+	$(BIN)/distil stack
+	$(BIN)/distil promote
 
 rollback: .venv/ready  ## give the alias champion back to the version before
-	$(BIN)/python -m pipelines.promotion -c configs/promote.yaml --rollback
+	$(BIN)/distil rollback
 
 ui: .venv/ready  ## open MLflow on all runs
-	$(BIN)/python -m stacks.local --ui
+	$(BIN)/distil ui
 
 # One thread in each of a few processes: small models gain nothing from more threads.
-test: .venv/ready
+test: .venv/ready  ## run the whole test suite, about 11 minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
-check: .venv/ready
+check: .venv/ready  ## lint, format, types, and known vulnerabilities of the pinned libraries
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	.ci/audit
 
-format: .venv/ready
+format: .venv/ready  ## mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -65,5 +68,5 @@ fuzz: .venv/ready  ## 10,000 mutated inputs of each kind; hours
 sample: .venv/ready  ## train the embedded pair anew into outputs/sample, about an hour on two cores
 	$(BIN)/python -m distillation.sample.make outputs/sample
 
-clean:
+clean:  ## remove the environment and what was built
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -61,9 +61,9 @@ def working_on(
         del _tasks[num_tasks:], _positions[num_positions:]
 
 
-def is_zenml_command() -> bool:
-    """Return whether this process is the command `zenml`."""
-    return Path(sys.argv[0]).name in ("zenml", "zenml.exe")
+def started_as(*scripts: str) -> bool:
+    """Return whether this process is one of the named console scripts, such as `zenml`."""
+    return Path(sys.argv[0]).name.removesuffix(".exe") in scripts
 
 
 def begin() -> None:
@@ -236,7 +236,7 @@ def _ask_last(stack: list[Callable[[], str]]) -> str:
 def _command() -> str:
     """Return what was typed, as it can be typed again."""
     # Python itself stands before a script that is started by its name.
-    return shlex.join(sys.argv if is_zenml_command() else sys.orig_argv)
+    return shlex.join(sys.argv if started_as("distil", "zenml") else sys.orig_argv)
 
 
 def _encoding() -> str:

@@ -2,7 +2,7 @@
 
 import sys
 
-from distillation.stopping import begin, is_zenml_command
+from distillation.stopping import begin, started_as
 
-if sys.argv[:1] == ["-m"] or is_zenml_command():  # the process is a pipeline's run from here to its end
+if sys.argv[:1] == ["-m"] or started_as("zenml"):  # the process is a pipeline's run from here to its end
     begin()

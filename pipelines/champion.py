@@ -53,7 +53,7 @@ def _recorder(settings: PromotionSettings) -> Any:
 
 
 ACTIONS = {
-    "rollback": Action(roll_back_champion, "give the alias champion back to the version before, and stop"),
-    "publish": Action(publish_champion, "write the champion to its folder and to the hub, and stop"),
+    "rollback": Action(roll_back_champion, "Give the alias champion back to the version before, and stop."),
+    "publish": Action(publish_champion, "Write the champion to its folder and to the hub, and stop."),
 }
-"""Options of `python -m pipelines.promotion`."""
+"""Options of `python -m pipelines.promotion` and of `distil promote`."""

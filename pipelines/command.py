@@ -1,4 +1,6 @@
-"""`python -m pipelines.NAME -c FILE section.field=value ...`: a run with a quick change, no file edited.
+"""`distil run -c FILE section.field=value ...`: a run with a quick change, no file edited.
+
+`python -m pipelines.NAME` is the same command under another name, and there is one of each pipeline.
 
 The file and the changes are merged into one file of the same form, which then takes the very road of
 `zenml pipeline run`: same checks, same options, same cache.
@@ -6,26 +8,28 @@ The file and the changes are merged into one file of the same form, which then t
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
 
+from distillation.commands import Command, exit_code
 from distillation.config import set_by_name
-from distillation.console import print_anything
 from distillation.errors import InputError, SettingsError, one_line
 from distillation.reading import parse_yaml
 from distillation.stopping import stoppable
-from pipelines.guarded import GuardedPipeline, one_line_errors
 from pipelines.parameters import read_parameters
+
+if TYPE_CHECKING:
+    from pipelines.guarded import GuardedPipeline
 
 
 def merge_overrides(settings: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -70,39 +74,84 @@ def run_command(
     Each of `actions` is an option of its name, at most one of which may be given.
     """
     name = pipeline.name.removesuffix("_pipeline")
-    parser = argparse.ArgumentParser(prog=f"python -m pipelines.{name}", description=(pipeline.__doc__ or ""))
-    parser.add_argument("-c", "--config", required=True, metavar="FILE", help="YAML file, see configs/")
-    parser.add_argument("-s", "--stack", default="local", help="ZenML stack to run on")
-    parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="settings to change, dotted names")
-    chosen = parser.add_mutually_exclusive_group()
-    for option, action in (actions or {}).items():
-        chosen.add_argument(f"--{option}", action="store_true", help=action.help)
-    options = parser.parse_args(arguments)
-    print_anything()
-    try:
+    command = pipeline_command(lambda: pipeline, pipeline.__doc__ or "", actions=actions or {})
+    return exit_code(command, arguments, f"python -m pipelines.{name}")
+
+
+def pipeline_command(
+    load: Callable[[], GuardedPipeline],
+    about: str,
+    *,
+    default: Path | None = None,
+    actions: Mapping[str, Action] | None = None,
+    action: Action | None = None,
+) -> click.Command:
+    """Return the command that runs a pipeline on a file and changes of it.
+
+    Args:
+        load: returns the pipeline; called when it is going to run, since its imports take seconds.
+        about: the command's help.
+        default: the file where none is named; without it, one must be.
+        actions: what can be asked for instead, each by an option of its name.
+        action: what is done instead, whatever is asked for.
+    """
+
+    def run(config: str | None, stack: str, overrides: tuple[str, ...], **asked: bool) -> None:
+        wanted = [name for name, is_wanted in asked.items() if is_wanted]
+        if len(wanted) > 1:
+            raise click.UsageError(f"give one of {' and '.join(f'--{name}' for name in wanted)}")
+        if config is None:
+            config = os.path.relpath(str(default))
+            print(f"no file named with -c: taking {config}", file=sys.stderr)
+        chosen = (actions or {})[wanted[0]] if wanted else action
+        from pipelines.guarded import one_line_errors
+
         with stoppable(), one_line_errors():
-            _run(pipeline, options, actions or {})
-    except click.ClickException as error:
-        print(f"Error: {error.format_message()}", file=sys.stderr)
-        return 1
-    return 0
+            _run(load, chosen, config, stack, overrides)
+
+    parameters: list[click.Parameter] = [
+        click.Option(
+            ["-c", "--config"],
+            required=default is None,
+            metavar="FILE",
+            help="YAML file, see configs/." + (f"  [default: configs/{default.name}]" if default else ""),
+        ),
+        click.Option(
+            ["-s", "--stack"],
+            default="local",
+            metavar="NAME",
+            show_default=True,
+            help="ZenML stack to run on.",
+        ),
+        click.Argument(["overrides"], nargs=-1, metavar="[NAME=VALUE]..."),
+    ]
+    parameters += [
+        click.Option([f"--{name}"], is_flag=True, help=one.help) for name, one in (actions or {}).items()
+    ]
+    about += "\n\nNAME=VALUE changes a setting of the file, by its dotted name: training.batch_size=4"
+    return Command(None, callback=run, params=parameters, help=about)
 
 
-def _run(pipeline: GuardedPipeline, options: argparse.Namespace, actions: Mapping[str, Action]) -> None:
-    content = read_parameters(options.config)
+def _run(
+    load: Callable[[], GuardedPipeline],
+    action: Action | None,
+    config: str,
+    stack: str,
+    overrides: Sequence[str],
+) -> None:
+    content = read_parameters(config)
     parameters = content.get("parameters") or {}
-    settings = merge_overrides(parameters.get("settings") or {}, options.overrides)
-    for option, action in actions.items():
-        if getattr(options, option):
-            with _active_stack(options.stack):
-                action.do(settings)
-            return
+    settings = merge_overrides(parameters.get("settings") or {}, overrides)
+    if action is not None:
+        with _active_stack(stack):
+            action.do(settings)
+        return
     merged = {**content, "parameters": {**parameters, "settings": settings}}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / Path(options.config).name
+        path = Path(folder) / Path(config).name
         path.write_text(yaml.safe_dump(merged, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        with _active_stack(options.stack):
-            pipeline.with_options(config_path=str(path))()
+        with _active_stack(stack):
+            load().with_options(config_path=str(path))()
 
 
 @contextlib.contextmanager

@@ -23,9 +23,10 @@ from zenml.enums import ExecutionMode
 from zenml.pipelines.pipeline_definition import Pipeline
 from zenml.utils import env_utils
 
+from distillation.commands import ReportedError
 from distillation.config import Section
 from distillation.console import leave_bars, print_anything
-from distillation.errors import DistillationError, SettingsError, one_line
+from distillation.errors import DistillationError, SettingsError
 from distillation.files import storage_error
 from distillation.stopping import Stopped, stoppable, working_on
 from pipelines.killed import close_killed_runs, marked_as_running
@@ -42,14 +43,6 @@ Failed = Callable[["PipelineRunResponse | None", Any], None]
 
 _SIGNALS = "zenml.orchestrators.signal_handler"
 """Says that a signal came; the line of a stop says it."""
-
-
-class ReportedError(click.ClickException):
-    """A `DistillationError` on its way to the terminal: click shows its message alone and exits with 1."""
-
-    def __init__(self, error: DistillationError) -> None:
-        super().__init__(one_line(error))
-        self.error = error
 
 
 class GuardedPipeline(Pipeline):

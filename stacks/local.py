@@ -1,7 +1,7 @@
 """Registers the stack `local`: this process, a folder on this disk, MLflow in a database beside it.
 
-    python -m stacks.local          register it; running it again changes nothing
-    python -m stacks.local --ui     open MLflow on the runs of the stack
+    distil stack     register it; running it again changes nothing (also python -m stacks.local)
+    distil ui        open MLflow on the runs of the stack (also python -m stacks.local --ui)
 
 The MLflow store lies inside the artifact store, so that a cached step and the run that it recorded live and
 die together. The folder `.zen` marks this directory as the root that ZenML resolves step sources from.
@@ -9,14 +9,15 @@ die together. The folder `.zen` marks this directory as the root that ZenML reso
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from distillation.console import print_anything
-from distillation.errors import DistillationError, TrackingError, one_line
+import click
+
+from distillation.commands import Command, exit_code
+from distillation.errors import TrackingError
 from distillation.files import storing
 from distillation.locks import exclusive
 
@@ -90,7 +91,7 @@ def _check_components(components: object) -> None:
         listed = ", ".join(f"{kind} {flavor}" for kind, flavor in wrong.items())
         raise TrackingError(
             f"stack {STACK_NAME} exists with {listed}; rename it (zenml stack rename {STACK_NAME} NAME) "
-            "and run python -m stacks.local again"
+            "and run distil stack again"
         )
 
 
@@ -105,29 +106,44 @@ def local_tracking_uri() -> str:
     return str(configured or f"sqlite:///{os.path.abspath(os.path.join(store.path, 'mlflow.db'))}")
 
 
+@click.command("stack", cls=Command)
+@click.option("--ui", is_flag=True, help="Open MLflow on the runs of the stack.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address that MLflow listens on.")
+@click.option("--port", default=5000, show_default=True, help="Port that MLflow listens on.")
+def command(ui: bool, host: str, port: int) -> None:
+    """Register the stack `local`, and mark this folder as the root that ZenML resolves sources from.
+
+    Running it again changes nothing.
+    """
+    is_new = register_local_stack(Path.cwd())
+    if ui:
+        open_mlflow(host, port)
+    print(f"stack {STACK_NAME} {'registered' if is_new else 'is there'}")
+
+
+@click.command("ui", cls=Command)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address that MLflow listens on.")
+@click.option("--port", default=5000, show_default=True, help="Port that MLflow listens on.")
+def ui_command(host: str, port: int) -> None:
+    """Open MLflow on the runs of the stack `local`."""
+    register_local_stack()
+    open_mlflow(host, port)
+
+
+def open_mlflow(host: str, port: int) -> NoReturn:
+    """Become MLflow's server, on the store of the stack."""
+    uri = local_tracking_uri()
+    # The plain address opens MLflow's view of prompts and traces.
+    print(
+        f"MLflow on http://{host}:{port}/#/experiments?workflowType=machine_learning shows {uri}", flush=True
+    )
+    place = ["--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *place])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Register the stack; with `--ui`, show its runs. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m stacks.local", description=__doc__.splitlines()[0])
-    parser.add_argument("--ui", action="store_true", help="open MLflow on the runs of the stack")
-    parser.add_argument("--host", default="127.0.0.1", help="address that MLflow listens on")
-    parser.add_argument("--port", type=int, default=5000, help="port that MLflow listens on")
-    options = parser.parse_args(arguments)
-    print_anything()
-    try:
-        is_new = register_local_stack(Path.cwd())
-        if not options.ui:
-            print(f"stack {STACK_NAME} {'registered' if is_new else 'is there'}")
-            return 0
-        uri = local_tracking_uri()
-    except DistillationError as error:
-        print(f"Error: {one_line(error)}", file=sys.stderr)
-        return 1
-    # The plain address opens MLflow's view of prompts and traces.
-    page = f"http://{options.host}:{options.port}/#/experiments?workflowType=machine_learning"
-    print(f"MLflow on {page} shows {uri}", flush=True)
-    place = ["--backend-store-uri", uri, "--host", options.host, "--port", str(options.port)]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *place])
-    return 0
+    return exit_code(command, arguments, "python -m stacks.local")
 
 
 if __name__ == "__main__":

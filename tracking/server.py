@@ -63,7 +63,7 @@ def _address_of(stack: Stack) -> str:
     address = getattr(tracker, "get_tracking_uri", None)
     if address is None:
         raise TrackingError(
-            f"stack {stack.name} has no MLflow experiment tracker: run python -m stacks.local and use "
+            f"stack {stack.name} has no MLflow experiment tracker: run distil stack and use "
             "-s local, or set tracking.uri"
         )
     return str(address())

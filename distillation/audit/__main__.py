@@ -7,7 +7,6 @@ corpus. A tokenizer without `tokenizer.json` is converted by transformers, which
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import sys
@@ -15,16 +14,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import click
+
+from distillation.commands import Command, exit_code
 from distillation.config import ModelReference
-from distillation.console import print_anything
-from distillation.errors import (
-    AlignmentError,
-    DistillationError,
-    InputError,
-    ModelError,
-    one_line,
-    shorten,
-)
+from distillation.errors import AlignmentError, DistillationError, InputError, ModelError, one_line, shorten
 from distillation.hub import model_on_hub
 from distillation.models.files import check_files
 from distillation.models.load import Role, load_tokenizer, resolve_path
@@ -67,22 +61,53 @@ _LONGEST_LINE = 2**26
 """Characters; a longer line is taken in parts."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 2 for what the user can mend."""
-    chosen = _parser().parse_args(arguments)
-    print_anything()
-    try:
-        if chosen.window_length is not None and chosen.window_length < 2:
-            raise AlignmentError(f"--window-length = {chosen.window_length}: give at least 2")
-        audit = _audit(chosen)
-        if chosen.html is not None:
-            _write_page(audit, chosen.html)
-    except DistillationError as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
-    if chosen.json:
+@click.command(cls=Command)
+@click.argument("teacher")
+@click.argument("student")
+@click.argument("texts", nargs=-1, metavar="[TEXT]...", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of tables.")
+@click.option(
+    "--html", type=click.Path(path_type=Path), metavar="PAGE", help="Write a page with figures as well."
+)
+@click.option(
+    "--window-length",
+    type=click.IntRange(min=2),
+    metavar="TOKENS",
+    help="Cut texts into windows as training does (training.max_length); default: no cuts.",
+)
+@click.option(
+    "--max-megabytes",
+    type=click.FloatRange(min=0),
+    default=MAX_MEGABYTES,
+    metavar="MB",
+    show_default=True,
+    help="Read no more text than this.",
+)
+def command(
+    teacher: str,
+    student: str,
+    texts: tuple[Path, ...],
+    as_json: bool,
+    html: Path | None,
+    window_length: int | None,
+    max_megabytes: float,
+) -> None:
+    """Say what two tokenizers have in common, before anything is trained.
+
+    How many ids mean the same on both sides, how many strings both have, what the student cannot write, and
+    on texts what each aligner can use. It needs no weights, and no PyTorch.
+
+    TEACHER and STUDENT are each a directory or a hub repository of a tokenizer, or `sample`.
+
+    TEXT is a UTF-8 text file, .jsonl or .parquet (field `text`, else a conversation, else all texts of a
+    row), one packed as .gz, .bz2, .xz or .zst, or a folder of such files.
+    """
+    audit = _audit(teacher, student, texts, window_length, int(max_megabytes * 1_000_000))
+    if html is not None:
+        _write_page(audit, html)
+    if as_json:
         print(audit.model_dump_json(indent=2))
-        return 0
+        return
     from rich.console import Console
 
     from distillation.audit.table import audit_tables
@@ -91,60 +116,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in audit_tables(audit):
         console.print(part)
     console.print(audit.advice, highlight=False, markup=False)
-    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    from distillation.audit import audit as documentation
-
-    parser = argparse.ArgumentParser(
-        prog="python -m distillation.audit",
-        description=documentation.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("teacher", help="directory or hub repository of the teacher's tokenizer, or `sample`")
-    parser.add_argument("student", help="likewise of the student")
-    parser.add_argument(
-        "texts",
-        nargs="*",
-        type=Path,
-        metavar="TEXT",
-        help="UTF-8 text file, .jsonl or .parquet (field `text`, else a conversation, else all texts of a "
-        "row), one packed as .gz, .bz2, .xz or .zst, or a folder of such files",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
-    parser.add_argument("--html", type=Path, metavar="PAGE", help="write a page with figures as well")
-    parser.add_argument(
-        "--window-length",
-        type=int,
-        metavar="TOKENS",
-        help="cut texts into windows as training does (training.max_length); default: no cuts",
-    )
-    parser.add_argument(
-        "--max-megabytes",
-        type=float,
-        default=MAX_MEGABYTES,
-        metavar="MB",
-        help="read no more text than this (default: %(default)g)",
-    )
-    return parser
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    return exit_code(command, arguments, "python -m distillation.audit")
 
 
-def _audit(chosen: argparse.Namespace) -> TokenizerAudit:
+def _audit(
+    teacher_path: str, student_path: str, texts: Sequence[Path], window_length: int | None, max_bytes: int
+) -> TokenizerAudit:
     from distillation.audit.audit import audit_tokenizers
 
-    teacher, num_teacher_rows = load_for_audit(chosen.teacher, "teacher")
-    student, num_student_rows = load_for_audit(chosen.student, "student")
+    teacher, num_teacher_rows = load_for_audit(teacher_path, "teacher")
+    student, num_student_rows = load_for_audit(student_path, "student")
     audit = audit_tokenizers(
         teacher,
         student,
-        read_texts(chosen.texts, int(chosen.max_megabytes * 1_000_000)),
+        read_texts(texts, max_bytes),
         num_teacher_rows=num_teacher_rows,
         num_student_rows=num_student_rows,
-        window_length=chosen.window_length,
+        window_length=window_length,
     )
-    if chosen.texts and audit.corpus is None:
-        raise AlignmentError(f"texts {', '.join(map(str, chosen.texts))}: all empty; give other files")
+    if texts and audit.corpus is None:
+        raise AlignmentError(f"texts {', '.join(map(str, texts))}: all empty; give other files")
     return audit
 
 

@@ -14,7 +14,6 @@ the number of processes and their order change nothing.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import logging
 import sys
@@ -23,10 +22,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from distillation.commands import Command, exit_code
 from distillation.config import DIVERGENCES, ModelReference
-from distillation.console import leave_bars, print_anything
 from distillation.corpus.inputs import check_inputs, check_model
-from distillation.errors import DistillationError, JobError, one_line
+from distillation.errors import JobError
 from distillation.files import storing, write_json
 from distillation.fingerprint import digest_of
 from distillation.models.load import model_digest
@@ -261,22 +262,19 @@ class _Filling:
         }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Fill a cache and print its figures; a user's error is one line and exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m distillation.teachers.cache.fill", description=__doc__)
-    parser.add_argument("request", type=Path, help="directory that prepare_cache wrote")
-    options = parser.parse_args(arguments)
-    print_anything()
-    try:
-        cache = fill_cache(options.request)
-    except DistillationError as error:
-        leave_bars()
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+@click.command(cls=Command)
+@click.argument("request", type=click.Path(path_type=Path))
+def command(request: Path) -> None:
+    """Fill the cache that the directory REQUEST asks for, or go on with it, and print its figures."""
+    cache = fill_cache(request)
     print(f"teacher cache: {cache.directory}")
     for name, value in cache.metrics.items():
         print(f"  {name} = {value:.6g}")
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Fill a cache and return the exit code."""
+    return exit_code(command, arguments, "python -m distillation.teachers.cache.fill")
 
 
 if __name__ == "__main__":

@@ -133,8 +133,8 @@ def _need_checkout(name: str) -> None:
     """
     if not CONFIGS.is_dir():
         raise click.ClickException(
-            f"distil {name}: needs a checkout of the repository, in which pip install --editable . is enough; "
-            "an installed wheel has distil audit and distil train"
+            f"distil {name}: needs a checkout of the repository, with pip install --editable . in it; "
+            "a wheel has distil audit and distil train"
         )
     if str(CHECKOUT) not in sys.path:
         sys.path.insert(0, str(CHECKOUT))

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from distillation.fingerprint import HEXADECIMALS, digest_of
 
 PROJECT = ("distillation", "materializers", "pipelines", "stacks", "steps", "tracking")
-"""The project's top-level packages, as `pyproject.toml` installs them: everything else is a library."""
+"""The project's top-level packages: everything else is a library. A wheel has the first alone."""
 SHAPING_LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "great-expectations")
 """Libraries whose version can change a result."""
 ROOT = Path(__file__).resolve().parents[1]

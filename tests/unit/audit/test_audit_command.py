@@ -114,7 +114,7 @@ def test_page(saved: tuple[str, str], text: Path, tmp_path: Path, capsys: pytest
     content = page.read_text(encoding="utf-8")
     assert audit.advice.replace("`", "").replace("'", "&#39;") in content
     assert content.count("<svg") == 6
-    assert main([*saved, str(text), "--html", str(tmp_path / "no" / "audit.html")]) == 2
+    assert main([*saved, str(text), "--html", str(tmp_path / "no" / "audit.html")]) == 1
     assert "name a file in an existing folder" in capsys.readouterr().err
 
 
@@ -273,9 +273,8 @@ def test_mistakes_are_one_line(
         ([*saved, str(rows)], "line 2 has no text"),
         ([*saved, str(empty)], "all empty"),
         ([*saved, str(tmp_path / "nothing")], "no file of text"),
-        ([*saved, str(text), "--window-length", "1"], "give at least 2"),
     ):
-        assert main(arguments) == 2, arguments
+        assert main(arguments) == 1, arguments
         captured = capsys.readouterr()
         assert captured.out == ""
         assert captured.err.count("\n") == 1, captured.err
@@ -337,7 +336,7 @@ def test_an_unreachable_hub_is_one_line(is_silent: bool, tmp_path: Path) -> None
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], words: str) -> None:
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 1, done.stderr
     assert done.stdout == ""
     assert words in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr

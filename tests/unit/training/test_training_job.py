@@ -410,7 +410,7 @@ def test_one_writer(finished, tmp_path, capsys) -> None:
     with exclusive(job_dir, "job directory"):
         assert run_job(job_dir).job_dir == job_dir, "a finished job is only read"
         unfinish(job_dir)
-        assert main([str(job_dir)]) == 2
+        assert main([str(job_dir)]) == 1
         told = capsys.readouterr().err
         assert told.count("\n") == 1
         assert f"process {os.getpid()} on" in told

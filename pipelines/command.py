@@ -1,4 +1,4 @@
-"""`distil run -c FILE section.field=value ...`: a run with a quick change, no file edited.
+"""`distil run -c configs/quickstart.yaml training.max_steps=6`: a run with a quick change, no file edited.
 
 `python -m pipelines.NAME` is the same command under another name, and there is one of each pipeline.
 

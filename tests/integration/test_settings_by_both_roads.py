@@ -1,4 +1,4 @@
-"""What a step is given is what the file says, by `zenml pipeline run` and by `python -m pipelines.NAME`.
+"""What a step is given is what the file says, by `zenml pipeline run`, `python -m pipelines.NAME`, `distil`.
 
 Nothing runs here: the pipeline is compiled, as before a run, and what would be stored is looked at.
 """
@@ -114,7 +114,21 @@ PIPELINES = {
     "comparison": ComparisonSettings,
     "promotion": PromotionSettings,
 }
-COMMAND = re.compile(r"(?:python -m [a-z]+(?:\.[a-z_]+)+|zenml pipeline run pipelines)(?:[^`\n]|\\\n)*")
+COMMAND = re.compile(
+    r"(?:python -m [a-z]+(?:\.[a-z_]+)+|zenml pipeline run pipelines"
+    r"|\bdistil (?:audit|run|compare|promote|rollback|train|ui|stack)\b)(?:[^`\n]|\\\n)*"
+)
+MODULES = {
+    "audit": "distillation.audit",
+    "run": "pipelines.distillation",
+    "compare": "pipelines.comparison",
+    "promote": "pipelines.promotion",
+    "rollback": "pipelines.promotion",
+    "train": "distillation.training",
+    "ui": "stacks.local",
+    "stack": "stacks.local",
+}
+"""Where the commands of `distil` are."""
 COPIES = {"configs/mine.yaml": "configs/huihui_to_smollm.yaml"}
 """Files that a reader is told to make, and of what."""
 
@@ -131,11 +145,18 @@ def documented() -> list[list[str]]:
     return [list(words) for words in found]
 
 
+def module_of(words: list[str]) -> str:
+    """Return the module that a command runs."""
+    if words[0] == "distil":
+        return MODULES[words[1]]
+    return words[3].rpartition(".")[0] if words[0] == "zenml" else words[2]
+
+
 def test_every_documented_command_names_what_is_there() -> None:
     commands = documented()
     assert len(commands) > 25
     for words in commands:
-        module = words[3].rpartition(".")[0] if words[0] == "zenml" else words[2]
+        module = module_of(words)
         if "NAME" in module:
             continue
         spec = importlib.util.find_spec(module)
@@ -158,7 +179,7 @@ def test_every_documented_run_means_the_same_by_both_roads(
     for words in documented():
         if "-c" not in words:
             continue
-        name = (words[3] if words[0] == "zenml" else words[2]).split(".")[1]
+        name = module_of(words).split(".")[1]
         kind = PIPELINES[name]
         place = words.index("-c") + 1
         file = COPIES.get(words[place], words[place])

@@ -7,6 +7,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from distillation.sources import ROOT
+
 _PACKAGE = "student-aware-distillation"
 _SECONDS = 10.0
 
@@ -17,9 +19,7 @@ def code_tags() -> dict[str, str]:
 
     A checkout with uncommitted changes is marked: its commit does not say what ran.
     """
-    import distillation
-
-    return _version_tag() | git_tags(Path(distillation.__file__).resolve().parent)
+    return _version_tag() | git_tags(ROOT / "distillation")
 
 
 def git_tags(package: Path) -> dict[str, str]:

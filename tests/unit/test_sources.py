@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import distillation
 from distillation.sources import PROJECT, ROOT, Sources, digest_of_sources
 
 TRAINING = "distillation.training.run"
@@ -209,6 +211,20 @@ def test_the_packages_are_those_that_are_checked() -> None:
 def test_a_wheel_brings_one_package() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert settings["tool"]["setuptools"]["packages"]["find"]["include"] == ["distillation*"]
+
+
+def test_names_loaded_on_first_use_come_from_where_the_digest_looks(tmp_path: Path) -> None:
+    handed_on = Sources(ROOT).imports("distillation").handed_on
+    assert sorted(handed_on) == sorted(distillation.__all__)
+    for name, origin in handed_on.items():
+        assert callable(getattr(distillation, name))
+        assert getattr(importlib.import_module(origin.module), name).__module__ == origin.module
+    write(tmp_path, caller="from distillation import distil")
+    for package in PROJECT:
+        shutil.copytree(ROOT / package, tmp_path / package, dirs_exist_ok=True)
+    found = Sources(tmp_path).closure("distillation.caller")
+    assert {"distillation.experiment.distil", "distillation.training.run"} <= found
+    assert "distillation.audit.pair" not in found
 
 
 @pytest.mark.slow

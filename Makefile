@@ -59,7 +59,7 @@ bench: .venv/ready  ## the figures of docs/benchmarks.md; about five hours on tw
 	$(BIN)/python -m benchmarks.objectives --speed
 	$(BIN)/pip install --quiet --editable ".[compare]" --constraint constraints.txt && $(BIN)/python -m benchmarks.gold
 
-torture: .venv/ready  ## the table of docs/reliability.md: kills, full disks, dead servers, damage; about 40 minutes
+torture: .venv/ready  ## the table of docs/reliability.md: kills, full disks, dead servers, damage; an hour or two
 	$(BIN)/python -m benchmarks.torture
 
 fuzz: .venv/ready  ## 10,000 mutated inputs of each kind; hours

@@ -258,6 +258,8 @@ def test_make_lists_its_targets() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)
     for arguments in ([], ["help"]):
-        done = subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["make", "--no-print-directory", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         assert [line.split()[0] for line in done.stdout.splitlines()] == targets
         assert all(len(line.split()) > 3 for line in done.stdout.splitlines())

@@ -310,6 +310,6 @@ def test_a_hostile_pair_ends_the_command_in_time(model: Path) -> None:
         [sys.executable, "-m", "distillation.audit", "sample", str(model)],
         capture_output=True, text=True, timeout=20, check=False, cwd=Path(__file__).resolve().parents[3],
     )  # fmt: skip
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "tokenizer.json: " in done.stderr

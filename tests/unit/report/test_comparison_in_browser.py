@@ -13,11 +13,12 @@ pytestmark = needs_browser
 
 @pytest.fixture(scope="module")
 def page(comparison: Any, comparison_settings: Any, evaluation: Any, audit: Any, histories: Any) -> str:
+    from distillation.audit.page import audit_summary
     from distillation.report.comparison_page import comparison_drawings, comparison_page
     from distillation.report.page import sections
 
     logs = {"text_only": [histories["text_only"]] * 3, "prefix": [histories["distilled"]] * 3}
-    chosen = sections(evaluation, audit, histories=histories)
+    chosen = sections(evaluation, audit_summary(audit), histories=histories)
     return comparison_page(
         comparison, comparison_drawings(comparison, logs), comparison_settings, chosen=chosen
     )

@@ -97,9 +97,9 @@ def speed(job_dir: Path) -> float:
     """Return the median student tokens a second of a finished job."""
     from statistics import median
 
-    from distillation.metrics_log import read_metrics
+    from distillation.metrics_log import METRICS_FILE, read_metrics
 
-    lines = read_metrics(job_dir / "metrics.jsonl")
+    lines = read_metrics(job_dir / METRICS_FILE)
     return median(
         line["metrics"]["tokens_per_second"] for line in lines if "tokens_per_second" in line["metrics"]
     )
@@ -107,9 +107,9 @@ def speed(job_dir: Path) -> float:
 
 def peak_memory(job_dir: Path) -> float:
     """Return the peak memory of a finished job's process, in MiB."""
-    from distillation.metrics_log import read_metrics
+    from distillation.metrics_log import METRICS_FILE, read_metrics
 
-    lines = read_metrics(job_dir / "metrics.jsonl")
+    lines = read_metrics(job_dir / METRICS_FILE)
     return max(line["metrics"].get("memory_mb", 0.0) for line in lines)
 
 

@@ -18,6 +18,7 @@ from zenml.utils import io_utils
 
 from distillation.errors import JobError
 from distillation.fingerprint import digest_of, digest_of_directory
+from distillation.metrics_log import METRICS_FILE
 from distillation.models.decision import Decision
 from distillation.training.student import Student
 
@@ -46,7 +47,7 @@ class StudentMaterializer(BaseMaterializer):
         store = self.artifact_store
         io_utils.copy_dir(str(data.directory), f"{self.uri}/student", overwrite=True)
         if data.history is not None and data.history.exists():
-            with store.open(f"{self.uri}/metrics.jsonl", "wb") as file:
+            with store.open(f"{self.uri}/{METRICS_FILE}", "wb") as file:
                 file.write(data.history.read_bytes())
         with store.open(f"{self.uri}/student.json", "w") as file:
             decision = None if data.decision is None else data.decision.model_dump(mode="json")
@@ -60,7 +61,7 @@ class StudentMaterializer(BaseMaterializer):
             root = Path(tempfile.mkdtemp(prefix="student-"))
             io_utils.copy_dir(self.uri, str(root), overwrite=True)
         record = json.loads((root / "student.json").read_text(encoding="utf-8"))
-        history = root / "metrics.jsonl"
+        history = root / METRICS_FILE
         return Student(
             directory=root / "student",
             variant=record["variant"],

@@ -16,6 +16,7 @@ from distillation.experiment.plan import make_plan
 from distillation.experiment.result import Comparison, StudentResult
 from distillation.experiment.search import Found
 from distillation.experiment.summarise import summarise
+from distillation.metrics_log import METRICS_FILE
 from distillation.models.inspect.probe import ModelProbe
 from distillation.training.student import Student
 from steps.types import Corpus
@@ -55,5 +56,5 @@ def compare_variants(
     record_comparison(outcome, corpus)
     chosen = chosen_student(comparison)
     job_dir = Path(chosen.job_dir)
-    student = Student(job_dir / "student", "distilled", chosen.training, job_dir / "metrics.jsonl")
+    student = Student(job_dir / "student", "distilled", chosen.training, job_dir / METRICS_FILE)
     return comparison, HTMLString(outcome.pages["report.html"]), student

@@ -13,6 +13,7 @@ from zenml import step
 
 from distillation.aligners.base import Aligner
 from distillation.config import Settings
+from distillation.metrics_log import METRICS_FILE
 from distillation.teachers.cache.store import TeacherCache
 from distillation.training.student import Student
 from steps.caching import TRAINING_CACHE
@@ -55,6 +56,6 @@ def distill_student(
         directory=result.student_dir,
         variant=variant,
         metrics=result.metrics,
-        history=job_dir / "metrics.jsonl",
+        history=job_dir / METRICS_FILE,
         decision=read_job(job_dir).decision,
     )

@@ -30,6 +30,7 @@ from distillation.errors import (
 )
 from distillation.files import storing, write_json
 from distillation.locks import exclusive
+from distillation.metrics_log import METRICS_FILE
 from distillation.reading import read_json
 from distillation.redaction import scrub, scrub_all
 from tracking.killed import KILLED, ZENML_TAG, go_on
@@ -87,7 +88,7 @@ class MetricsForwarder:
         patience: float | None = None,
     ) -> None:
         run = replace(run, parent=run.parent or parent)
-        self._log = job_dir / "metrics.jsonl"
+        self._log = job_dir / METRICS_FILE
         self._interval = interval
         self._patience = patience or (_LOCAL_PATIENCE if uri.startswith("sqlite") else _PATIENCE)
         self._stop = threading.Event()

@@ -1,7 +1,7 @@
 """Building aligners from two tokenizers, and reading them back from a directory.
 
 A strategy is one entry of `ALIGNERS`: the class, and the function that makes its tables. Built aligners can
-be kept in a folder by content (`cache_dir`, see `cache.py`): the next call with the same two tokenizers maps
+be kept in a folder by content (`cache_dir`, see `store.py`): the next call with the same two tokenizers maps
 the tables into memory instead of making them.
 
 Invariant: what `Aligner.save` wrote, `load_aligner` gives back to the bit, or refuses in one line.

@@ -1,6 +1,6 @@
 """Aligners that are trained beside the student: their tables, and what they need.
 
-The modules that they train live in `objectives.companions`, which has their maths and their sources:
+The modules that they train live in `aligners.trained_heads`, which has their maths and their sources:
 
 - `learned` starts as `prefix` and learns a low-rank correction of its targets;
 - `attention` makes its targets by attending over the teacher's states (DSKD-CMA). It uses no table, and every

@@ -101,10 +101,10 @@ def measured_student(
 
 def training_figures(job_dir: Path, metrics: dict[str, float]) -> dict[str, float]:
     """Return what the training itself measured, under the names of a comparison."""
-    from distillation.metrics_log import read_metrics
+    from distillation.metrics_log import METRICS_FILE, read_metrics
     from distillation.training.trainer import BEST_METRIC
 
-    lines = read_metrics(job_dir / "metrics.jsonl")
+    lines = read_metrics(job_dir / METRICS_FILE)
     speeds = [
         line["metrics"]["tokens_per_second"] for line in lines if "tokens_per_second" in line["metrics"]
     ]

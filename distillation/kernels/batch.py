@@ -94,9 +94,9 @@ class Teacher:
         attention_mask_BS: Tensor,
         with_hidden_states: bool = False,
         with_attentions: bool = False,
-    ) -> Callable[[], TeacherOutput] | None:
-        """Begin `run` beside what the device does next and return what waits for its output, if it runs."""
-        return None
+    ) -> Callable[[], TeacherOutput]:
+        """Begin `run` beside what the device does next and return what waits for its output."""
+        raise NotImplementedError
 
     def is_finite(self, batch: Mapping[str, Tensor]) -> bool:
         """Return whether all that the teacher says of a batch is finite."""
@@ -142,7 +142,7 @@ class Chunk:
 
 
 class BatchView:
-    """A batch of `training.windows.WindowCollator` with both models' outputs.
+    """A batch of `corpus.windows.WindowCollator` with both models' outputs.
 
     Args:
         batch: the collator's tensors.
@@ -194,7 +194,7 @@ class BatchView:
     def teacher_states_MD(self) -> Tensor:
         """The teacher's states, all windows one after another: row i of window b is row b x S + i.
 
-        Of a cache, two numbers a row; see `teacher.cached`.
+        Of a cache, two numbers a row; see `teachers.cache.teacher`.
         """
         if "cached_log_probs" in self.batch:
             return self.batch["cached_log_probs"].flatten(0, 1)

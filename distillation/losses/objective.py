@@ -128,7 +128,7 @@ class DistillationObjective:
 
         Args:
             student: output of the student for `batch`.
-            batch: as `training.windows.WindowCollator` makes it.
+            batch: as `corpus.windows.WindowCollator` makes it.
             num_items: student tokens to divide by; those of this batch if None.
             only: leave all terms out but this one, to measure it.
             teacher_output: of `start_teacher`, if that was called for the batch.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillation.experiment.result import Comparison, VariantSummary
+from distillation.metrics_log import METRICS_FILE
 from distillation.report import comparison_figures as draw
 from distillation.report.comparison_words import (
     against_best,
@@ -98,7 +99,7 @@ def read_histories(comparison: Comparison) -> dict[str, list[History]]:
     found: dict[str, list[History]] = {}
     for one in comparison.students:
         if one.result is not None:
-            found.setdefault(one.variant, []).append(read_history(Path(one.job_dir) / "metrics.jsonl"))
+            found.setdefault(one.variant, []).append(read_history(Path(one.job_dir) / METRICS_FILE))
     return found
 
 

@@ -32,6 +32,7 @@ def outcome_of(
     """Draw, write the pages, and set the chosen student beside the controls of its seed."""
     from distillation.audit.page import audit_summary
     from distillation.experiment.chosen import chosen_settings, chosen_students
+    from distillation.metrics_log import METRICS_FILE
     from distillation.report.comparison_page import (
         comparison_drawings,
         comparison_files,
@@ -45,7 +46,7 @@ def outcome_of(
 
     evaluation = _chosen_evaluation(comparison, plan, settings, corpus)
     jobs = {name: Path(one.job_dir) for name, one in chosen_students(comparison).items()}
-    logs = {name: read_history(job_dir / "metrics.jsonl") for name, job_dir in jobs.items()}
+    logs = {name: read_history(job_dir / METRICS_FILE) for name, job_dir in jobs.items()}
     trainings = {name: read_status(job_dir).get("metrics", {}) for name, job_dir in jobs.items()}
     histories = read_histories(comparison)
     drawings = comparison_drawings(comparison, histories, found)

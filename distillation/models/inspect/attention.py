@@ -6,7 +6,7 @@ real architecture on a small padded batch, and its logits must equal eager's. A 
 one with two layers, few heads, few experts and the true head width.
 
 What is found here refuses a setting that cannot work. It does not choose: `auto` is what transformers takes
-for the architecture (`probing.decision`), the same on every run.
+for the architecture (`models.decision`), the same on every run.
 
 Invariant: nothing is printed; what the libraries had to say becomes the reason of the finding.
 """

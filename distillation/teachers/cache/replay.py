@@ -3,7 +3,7 @@
 Legend, at the end of names: B windows, T student positions, N used positions, n positions of a chunk, m of
 them with a target, V student vocabulary, K entries of a position, K' those with the tail's.
 
-Forward KL over a sample (`teacher.sparse`), or over the likeliest tokens and a sample of the others, needs
+Forward KL over a sample (`sparse`), or over the likeliest tokens and a sample of the others, needs
 the columns of its entries alone: everywhere else the target is zero, and forward KL is zero there. So the
 student's log-probabilities are gathered, m x K, and no dense target is ever made.
 
@@ -37,7 +37,7 @@ class CachedTargets:
     """The targets of one batch, read from it; stands in for `targets.TargetSource`.
 
     Args:
-        view: a batch of `training.cached_windows.CachedCollator`.
+        view: a batch of `teachers.cache.windows.CachedCollator`.
         aligner: that the targets were made with.
         settings: of the cache.
         is_forward_kl: whether the targets are for forward KL alone, which may use draws of the tail.

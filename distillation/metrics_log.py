@@ -19,13 +19,12 @@ from typing import Any
 
 from distillation.errors import InputError
 from distillation.files import write_atomically
-from distillation.fingerprint import digest_of
 from distillation.reading import parse_json, read_bytes
+from distillation.seals import sealed, unsealed
 
 logger = logging.getLogger(__name__)
 METRICS_FILE = "metrics.jsonl"
 MAX_BYTES = 2**31
-SEAL = "seal"
 
 
 class MetricsLog:
@@ -53,18 +52,15 @@ class MetricsLog:
 
 def sealed_line(content: dict[str, Any]) -> str:
     """Return a line of a metrics log: the content as JSON, with its digest."""
-    return json.dumps({**content, SEAL: digest_of(content)}) + "\n"
+    return json.dumps(sealed(content)) + "\n"
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
     """Return what a line says; None if it is not what was written."""
     try:
-        content = parse_json(line, "a line of a metrics log")
+        return unsealed(parse_json(line, "a line of a metrics log"))
     except InputError:
         return None
-    if not isinstance(content, dict) or content.pop(SEAL, None) != digest_of(content):
-        return None
-    return content
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -19,9 +19,22 @@ from distillation.reading import open_regular, read_json
 SEAL = "seal"
 
 
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with its own digest in it."""
+    return {**content, SEAL: digest_of(dict(content))}
+
+
+def unsealed(content: Any) -> dict[str, Any] | None:
+    """Return what `sealed` was given; None if `content` is not what it made of it."""
+    if not isinstance(content, dict):
+        return None
+    rest = {name: value for name, value in content.items() if name != SEAL}
+    return rest if content.get(SEAL) == digest_of(rest) else None
+
+
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object atomically, with its own digest."""
-    write_json(path, {**content, SEAL: digest_of(dict(content))})
+    write_json(path, sealed(content))
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -30,9 +43,8 @@ def read_sealed(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is not there, cannot be read, or is not what was written.
     """
-    content = read_json(path)
-    seal = content.pop(SEAL, None)
-    if seal != digest_of(content):
+    content = unsealed(read_json(path))
+    if content is None:
         raise InputError(f"{path}: is not what was written")
     return content
 
